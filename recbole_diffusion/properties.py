@@ -1,0 +1,79 @@
+"""Where the yaml files are and how they are read.
+
+``properties/`` stands at the top of a checkout. A wheel carries the same files as
+``recbole_diffusion/properties``; both places, and an editable install, are found here.
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from recbole_diffusion.errors import UsageError
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML in which ``1e-3`` is a float, as users of RecBole expect (YAML 1.1 says string)."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+        |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    list("-+0123456789."),
+)
+
+
+@lru_cache(maxsize=None)
+def properties_dir():
+    """Folder of the yaml files (pathlib.Path). Raises FileNotFoundError in a broken installation."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no properties/overall.yaml beside or above {package}: reinstall recbole_diffusion")
+
+
+def property_file(kind, name):
+    """Path of ``properties/<kind>/<name>.yaml``; the file need not exist."""
+    return properties_dir() / kind / f"{name}.yaml"
+
+
+def property_names(kind):
+    """Sorted names of the yaml files under ``properties/<kind>``."""
+    return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
+
+
+def parse_scalar(text):
+    """Value of one command-line word, read as YAML and never evaluated as code."""
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except (yaml.YAMLError, ValueError):  # ValueError: words that look like an impossible date
+        return text
+
+
+def load_yaml(path):
+    """Read one yaml file into a dict.
+
+    Raises:
+        UsageError: when the file is missing, is not YAML or does not hold key-value pairs.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=YamlLoader)
+    except FileNotFoundError:
+        raise UsageError(f"config file '{path}' does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise UsageError(f"config file '{path}' cannot be read: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"config file '{path}' must hold 'key: value' lines, it holds a {type(content).__name__}")
+    return content
