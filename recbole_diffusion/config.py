@@ -1,0 +1,181 @@
+"""RecBole's configuration with the plugin's models, data sets and defaults, checked before anything runs."""
+
+import copy
+
+import numpy as np
+from recbole.config import Config
+from recbole.evaluator import metric_types
+
+from recbole_diffusion import registry
+from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.properties import YamlLoader, load_yaml, properties_dir, property_file
+from recbole_diffusion.schema import read_schema
+
+# Keys that RecBole reads although none of its yaml files holds them.
+RECBOLE_HIDDEN_KEYS = {
+    "model", "dataset", "config_files", "encoding", "local_rank", "nproc", "world_size", "offset", "ip", "port",
+    "numerical_features", "embedding_size", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
+}  # fmt: skip
+
+
+class DiffusionConfig(Config):
+    """``recbole.config.Config`` that knows the plugin.
+
+    Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
+    ``properties/dataset/<dataset>.yaml``, ``config_file_list`` in its order, ``config_dict`` (the command line).
+
+    Args:
+        model (str): name of a plugin or RecBole sequential model.
+        dataset (str): name of the data set.
+        config_file_list (list[str], optional): yaml files.
+        config_dict (dict, optional): settings with typed values.
+
+    Raises:
+        UsageError: for an unknown model or key, and for a value of the wrong type or out of range.
+    """
+
+    def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
+        super().__init__(model, dataset, config_file_list, copy.deepcopy(dict(config_dict or {})))
+        self._require_runnable()
+
+    def compatibility_settings(self):
+        """RecBole reads NumPy names of before 1.24; its own version of this fails on NumPy 2."""
+        for name, value in {"bool": np.bool_, "int": np.int_, "float": np.float64, "object": object}.items():
+            if name not in np.__dict__:
+                setattr(np, name, value)
+
+    def _init_parameters_category(self):
+        super()._init_parameters_category()
+        # RecBole appends to these lists, which are module globals: without the copy, runs would see each other.
+        self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
+
+    def _build_yaml_loader(self):
+        return YamlLoader
+
+    def _load_config_files(self, file_list):
+        settings = {}
+        for file in file_list or []:
+            settings.update(load_yaml(file))
+        return settings
+
+    def _convert_config_dict(self, config_dict):
+        """RecBole evaluates strings as Python code here. Values arrive typed, so nothing is left to do."""
+        return config_dict
+
+    def _load_cmd_line(self):
+        """The plugin's own command line passes its words in as ``config_dict``; ``sys.argv`` is left alone."""
+        return {}
+
+    def _get_model_and_dataset(self, model, dataset):
+        model = model or self.external_config_dict.get("model")
+        dataset = dataset or self.external_config_dict.get("dataset")
+        if not model:
+            raise UsageError("no model given: add --model=NAME, for example --model=SimDiffRec")
+        if not dataset:
+            raise UsageError("no dataset given: add --dataset=NAME, for example --dataset=ml-100k")
+        return str(model), registry.get_model(str(model)), str(dataset)
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(model, model_class, dataset)
+        recbole_columns = self.internal_config_dict["load_col"] if dataset == "ml-100k" else None
+        self.internal_config_dict["load_col"] = recbole_columns
+        self._schema = {}
+        for path in (
+            properties_dir() / "overall.yaml",
+            property_file("model", model),
+            property_file("dataset", dataset),
+        ):
+            if path.is_file():
+                self.internal_config_dict.update(load_yaml(path))
+                self._schema.update(read_schema(path))
+        self._check_external()
+        self._fit_to_model(model_class)
+
+    def _check_external(self):
+        known = set(self.internal_config_dict) | RECBOLE_HIDDEN_KEYS
+        known.update(key for keys in self.parameters.values() for key in keys)
+        for key, value in self.external_config_dict.items():
+            if key not in known and not self.external_config_dict.get("allow_unknown_keys"):
+                raise UsageError(f"unknown key '{key}'{did_you_mean(key, known)} (allow_unknown_keys: True accepts it)")
+            if value is not None or self.internal_config_dict.get(key) is not None:
+                self._check_value(key, value)
+
+    def _check_value(self, key, value):
+        if key in self._schema:
+            return self._schema[key].check(value)
+        default = self.internal_config_dict.get(key)
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UsageError(f"{key} must be True or False, got '{value}'")
+        elif isinstance(default, (int, float)) and not isinstance(value, (int, float)):
+            raise UsageError(f"{key} must be a number, got '{value}'")
+
+    def _fit_to_model(self, model_class):
+        """Defaults that depend on the model: columns to load, negative sampling, training view."""
+        settings = {**self.internal_config_dict, **self.external_config_dict}
+        internal = self.internal_config_dict
+        if settings.get("load_col") is None:
+            internal["load_col"] = {
+                "inter": [settings[field] for field in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
+            }
+            self.external_config_dict.pop("load_col", None)
+        if self.is_plugin_model:
+            internal["train_neg_sample_args"] = None
+            return
+        internal["train_view"] = "prefix"
+        if self.external_config_dict.get("train_view", "prefix") != "prefix":
+            raise UsageError(f"train_view: sequence is for the plugin's models, {self.model} needs prefix")
+        if settings.get("loss_type") == "CE" and not hasattr(model_class, "input_type"):
+            internal["train_neg_sample_args"] = None
+
+    def _require_runnable(self):
+        """Relations between settings that would otherwise fail after an epoch, or not at all."""
+        self._check_metrics()
+        heads, hidden = self["n_heads"], self["hidden_size"]
+        if heads and hidden and hidden % heads:
+            raise UsageError(f"hidden_size {hidden} is not a multiple of n_heads {heads}: change one of them")
+        if self["trim_padding"] and not self.is_plugin_model and self.model not in registry.TRIMMABLE:
+            raise UsageError(
+                f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
+            )
+        check = getattr(self.model_class, "check_config", None)
+        if check:
+            check(self)
+
+    def _check_metrics(self):
+        known = {f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]}
+        if self["valid_metric"].lower() not in known:
+            raise UsageError(
+                f"valid_metric '{self['valid_metric']}' is not among metrics x topk"
+                f"{did_you_mean(self['valid_metric'], known)}: add it to metrics/topk or choose one of "
+                f"{', '.join(sorted(known))}"
+            )
+
+    def _set_default_parameters(self):
+        settings = self.final_config_dict
+        metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
+        for metric in metrics:
+            if str(metric).lower() not in metric_types:
+                raise UsageError(f"unknown metric '{metric}'{did_you_mean(metric, metric_types)}")
+        topk = settings["topk"] if isinstance(settings["topk"], (list, tuple)) else [settings["topk"]]
+        if not topk or not all(isinstance(k, int) and k > 0 for k in topk):
+            raise UsageError(f"topk must be positive whole numbers, got {settings['topk']}")
+        settings["topk"] = list(topk)
+        super()._set_default_parameters()
+
+    @property
+    def is_plugin_model(self):
+        """Whether the model comes from this plugin (or a third party) and not from RecBole."""
+        return registry.is_plugin_model(self.model)
+
+    def plain(self):
+        """The settings as a dict of JSON values, for checkpoints and result files."""
+        return {key: _plain(value) for key, value in self.final_config_dict.items()}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

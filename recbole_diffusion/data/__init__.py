@@ -1,0 +1,1 @@
+"""Data: index-based sequences, loaders, preparation and checks of atomic files."""

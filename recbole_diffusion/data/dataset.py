@@ -1,0 +1,322 @@
+"""Sequences by index: one flat array per field, and a start and a length per example.
+
+RecBole's ``SequentialDataset`` stores a padded row of every field for every prefix. Here an example is three
+integers, and the padded rows exist only for the batch that is asked for.
+"""
+
+import os
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureType
+
+from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.properties import property_names
+
+# Columns of an example besides RecBole's: flat index where its history starts, where its user starts, and of the target.
+HISTORY_START, USER_START, TARGET = "_history_start", "_user_start", "_target"
+
+
+class SequenceDataset(SequentialDataset):
+    """RecBole's sequential data set with lazily built histories and strict input checks.
+
+    ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it
+    unchanged. Indexing the data set (``dataset[index]``) returns an ``Interaction`` with the histories
+    ``<field>_list`` as ``[B, width]`` tensors, zero-padded on the right. The width is the longest history of the
+    batch for the plugin's models and under ``trim_padding``, otherwise ``MAX_ITEM_LIST_LENGTH``.
+
+    Raises:
+        UsageError: missing or empty file, broken header, missing column, non-numeric number, filters that leave
+            nothing, counts other than ``expected_counts``.
+    """
+
+    def __init__(self, config):
+        self.trims = config.is_plugin_model or config["trim_padding"]
+        self.flat = {}
+        super().__init__(config)
+
+    # Loading
+
+    def _load_data(self, token, dataset_path):
+        folder_exists = os.path.isdir(dataset_path)
+        files = [f"{token}.inter"]
+        if self.benchmark_filename_list is not None:
+            files = [f"{token}.{part}.inter" for part in self.benchmark_filename_list]
+        missing = [file for file in files if not os.path.isfile(os.path.join(dataset_path, file))]
+        if missing:
+            what = f"file '{missing[0]}' of dataset" if folder_exists else "dataset"
+            raise UsageError(
+                f"{what} '{token}' not found in '{os.path.abspath(dataset_path)}'"
+                f"{did_you_mean(token, property_names('dataset')) if not folder_exists else ''}: set --data_path to the "
+                f"folder that holds {token}/, or build it with 'recbole-diffusion prepare {token} --source=RAW_FILE'"
+            )
+        super()._load_data(token, dataset_path)
+
+    def _load_feat(self, filepath, source):
+        """RecBole's loader with checks, and with pandas' C reader: a fifth of the time and of the memory."""
+        load_col, unload_col = self._get_load_and_unload_col(source)
+        if load_col == set():
+            return None
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
+        dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
+        try:
+            frame = pd.read_csv(filepath, sep=separator, usecols=list(dtypes), dtype=dtypes, encoding=encoding)
+        except pd.errors.ParserError as error:
+            raise UsageError(f"{filepath}: {str(error).strip()} (a row with too many columns?)") from None
+        except ValueError as error:
+            self._blame_number(filepath, names, separator)
+            raise UsageError(f"{filepath}: {error}") from None
+        if frame.empty:
+            raise UsageError(f"{filepath} holds a header but no rows")
+        frame = frame[list(dtypes)]  # in the order of the file, as names is
+        frame.columns = list(names)
+        for name, ftype in names.items():
+            if ftype.value.endswith("seq"):
+                self._split_sequences(frame, name, ftype)
+        return frame
+
+    def _read_header(self, filepath, source, separator, encoding, load_col, unload_col):
+        """Name -> FeatureType of the columns to load, which are also registered with the data set."""
+        with open(filepath, encoding=encoding) as file:
+            header = file.readline().rstrip("\r\n")
+        if not header:
+            raise UsageError(f"{filepath} is empty: it needs a header such as user_id:token<TAB>item_id:token")
+        kinds = {kind.value: kind for kind in FeatureType}
+        columns = {}
+        for cell in header.split(separator):
+            name, _, kind = cell.partition(":")
+            if not name or kind not in kinds:
+                raise UsageError(
+                    f"{filepath}: header cell '{cell[:60]}' is not field:type with type in {', '.join(kinds)} "
+                    f"(separator {separator!r})"
+                )
+            columns[name] = kinds[kind]
+        absent = [name for name in load_col or () if name not in columns]
+        if absent:
+            raise UsageError(self._absent_column(filepath, absent[0], columns))
+        wanted = {n: t for n, t in columns.items() if (not load_col or n in load_col) and n not in (unload_col or ())}
+        for name, kind in wanted.items():
+            self.field2source[name], self.field2type[name] = source, kind
+            if not kind.value.endswith("seq"):
+                self.field2seqlen[name] = 1
+            if "float" in kind.value:
+                self.field2bucketnum[name] = 2
+        return wanted
+
+    def _absent_column(self, filepath, name, columns):
+        if name == self.time_field:
+            return (
+                f"{filepath} has no time field '{name}', which orders the sequences: set --TIME_FIELD to one of its "
+                f"columns ({', '.join(columns)})"
+            )
+        return f"{filepath} has no column '{name}'{did_you_mean(name, columns)}, it has {', '.join(columns)}"
+
+    @staticmethod
+    def _blame_number(filepath, names, separator):
+        from recbole_diffusion.data.check import find_first_bad_number
+
+        with open(filepath, encoding="utf-8") as file:
+            header = [cell.partition(":")[0] for cell in file.readline().rstrip("\r\n").split(separator)]
+        for name, kind in names.items():
+            if kind == FeatureType.FLOAT:
+                bad = find_first_bad_number(filepath, header.index(name), separator)
+                if bad:
+                    raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
+
+    def _split_sequences(self, frame, name, kind):
+        convert = str if kind == FeatureType.TOKEN_SEQ else float
+        separator = self.config["seq_separator"]
+        limit = (self.config["seq_len"] or {}).get(name)
+        rows = [[convert(w) for w in text.split(separator) if w][:limit] for text in frame[name].fillna("")]
+        frame[name] = pd.Series([np.array(row) for row in rows], index=frame.index, dtype=object)
+        self.field2seqlen[name] = max(map(len, rows))
+
+    # Processing
+
+    def _data_filtering(self):
+        before = self._counts()
+        try:
+            super()._data_filtering()
+        except ValueError as error:
+            if "feat is empty" not in str(error) and len(self.inter_feat):
+                raise
+            raise UsageError(self._nothing_left(before)) from None
+        if not len(self.inter_feat):
+            raise UsageError(self._nothing_left(before))
+
+    def _nothing_left(self, before):
+        return (
+            f"the filters leave nothing of dataset '{self.dataset_name}': {_describe(before)} before, "
+            f"{_describe(self._counts())} after (user_inter_num_interval {self.config['user_inter_num_interval']}, "
+            f"item_inter_num_interval {self.config['item_inter_num_interval']}, "
+            f"val_interval {self.config['val_interval']})"
+        )
+
+    def _counts(self):
+        frame = self.inter_feat
+        return {
+            "users": frame[self.uid_field].nunique() if self.uid_field in frame else 0,
+            "items": frame[self.iid_field].nunique() if self.iid_field in frame else 0,
+            "interactions": len(frame),
+        }
+
+    def _data_processing(self):
+        super()._data_processing()
+        self.counts = self._counts()
+        expected = self.config["expected_counts"]
+        if expected and self.benchmark_filename_list is None and expected != self.counts:
+            raise UsageError(
+                f"dataset '{self.dataset_name}' has {_describe(self.counts)} after filtering, expected "
+                f"{_describe(expected)}: it is another version of the data (expected_counts: ~ accepts it)"
+            )
+
+    def _fill_nan(self):
+        """RecBole fills in place on a column, which pandas no longer carries through to the frame."""
+        for feat_name in self.feat_name_list:
+            feat = getattr(self, feat_name)
+            for field in feat:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif kind == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+        super()._fill_nan()
+
+    # Histories
+
+    def _change_feat_format(self):
+        """Turn the frames into tensors and every history into (start, length)."""
+        if self.benchmark_filename_list is not None:
+            lists = self._take_lists()
+            Dataset._change_feat_format(self)
+            self._index_lists(lists)
+            return
+        if self.time_field not in self.inter_feat:
+            raise UsageError(f"sequences need the time field '{self.time_field}': add it to load_col")
+        # Sorted here in float64: RecBole's tensors are float32, in which seconds since 1970 collide.
+        self.inter_feat = self.inter_feat.sort_values(
+            [self.uid_field, self.time_field], kind="stable", ignore_index=True
+        )
+        self._warn_about_ties()
+        Dataset._change_feat_format(self)
+        self._aug_presets()
+        self._index_prefixes()
+
+    def _warn_about_ties(self):
+        same = self.inter_feat[[self.uid_field, self.time_field]].diff().eq(0).all(axis=1).mean()
+        if same > 0:
+            self.logger.warning(
+                f"{same:.1%} of the interactions share user and time with the one before: they keep the file's order"
+            )
+
+    def _index_prefixes(self):
+        """Every prefix of a user is an example: history ``flat[start : start + length]``, target right after it."""
+        users = self.inter_feat[self.uid_field].numpy()
+        rows = np.arange(len(users))
+        opens = np.ones(len(users), dtype=bool)
+        opens[1:] = users[1:] != users[:-1]
+        user_start = np.maximum.accumulate(np.where(opens, rows, 0))
+        target = rows[~opens]
+        start = np.maximum(user_start[target], target - self.max_item_list_len)
+
+        self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
+        examples = self.inter_feat[target]
+        examples.update(self._index_columns(start, target - start, user_start[target], target))
+        self.inter_feat = examples
+
+    def _take_lists(self):
+        """Ready-made histories of ``benchmark_filename`` files: field -> list of arrays, out of the frame."""
+        suffix = self.config["LIST_SUFFIX"]
+        fields = [f for f in self.inter_feat if f + suffix in self.inter_feat]
+        return {field: list(self.inter_feat.pop(field + suffix)) for field in fields}
+
+    def _index_lists(self, lists):
+        lengths = np.array([len(row) for row in lists[self.iid_field]])
+        if (lengths == 0).any():
+            raise UsageError(f"dataset '{self.dataset_name}': example {int(lengths.argmin()) + 1} has an empty history")
+        ends = lengths.cumsum()
+        kept = np.minimum(lengths, self.max_item_list_len)
+        for field, rows in lists.items():
+            self.flat[field] = torch.as_tensor(np.concatenate(rows))
+        self.inter_feat.update(self._index_columns(ends - kept, kept, ends - lengths, ends))
+
+    def _index_columns(self, start, length, user_start, target):
+        return Interaction(
+            {
+                self.item_list_length_field: torch.as_tensor(length),
+                HISTORY_START: torch.as_tensor(start),
+                USER_START: torch.as_tensor(user_start),
+                TARGET: torch.as_tensor(target),
+            }
+        )
+
+    def build(self):
+        """Split into training, validation and test part (RecBole), then choose the view of the training part.
+
+        Raises:
+            UsageError: when a part has no rows.
+        """
+        datasets = super().build()
+        for part, dataset in zip(("training", "validation", "test"), datasets):
+            if not len(dataset):
+                raise UsageError(
+                    f"dataset '{self.dataset_name}' has no {part} rows under split {self.config['eval_args']['split']}:"
+                    f" leave-one-out needs users with at least 4 interactions"
+                )
+        if self.config["train_view"] == "sequence" and self.benchmark_filename_list is None:
+            datasets[0] = datasets[0].copy(datasets[0].longest_examples())
+        return datasets
+
+    def longest_examples(self):
+        """The last example of each user, whose history holds all the others: ``Interaction`` of one row per user."""
+        user, target = self.inter_feat[self.uid_field].numpy(), self.inter_feat[TARGET].numpy()
+        order = np.lexsort((target, user))
+        is_last = np.append(user[order][1:] != user[order][:-1], True)
+        return self.inter_feat[order[is_last]]
+
+    def _grouped_index(self, group_by_list):
+        """Rows of each group, in order (RecBole's loop over a dict takes seconds on a million rows)."""
+        keys = np.asarray(group_by_list)
+        order = np.argsort(keys, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+
+    def __getitem__(self, index, join=True):
+        examples = self.inter_feat[index]
+        start, length = examples[HISTORY_START], examples[self.item_list_length_field]
+        width = int(length.max()) if self.trims else self.max_item_list_len
+        place = torch.arange(width)
+        real = place < length[:, None]
+        cells = torch.where(real, start[:, None] + place, 0)
+        columns = {k: v for k, v in examples.interaction.items() if k not in (HISTORY_START, USER_START, TARGET)}
+        for field in self._listed_fields():
+            rows = self.flat[field][cells]
+            columns[field + self.config["LIST_SUFFIX"]] = rows * real.view(*real.shape, *[1] * (rows.dim() - 2))
+        batch = Interaction(columns)
+        return self.join(batch) if join else batch
+
+    def _listed_fields(self):
+        """The plugin's models read item histories only; RecBole's may read any field's."""
+        return [self.iid_field] if self.config.is_plugin_model else list(self.flat)
+
+    def history(self, index):
+        """Items that came before the targets of some examples, the whole user's and not only the latest.
+
+        Args:
+            index (torch.LongTensor | np.ndarray): [B] example numbers.
+
+        Returns:
+            tuple: ``(rows, items)``, both [n]: items[j] was seen in example rows[j].
+        """
+        examples = self.inter_feat[index]
+        start, end = examples[USER_START], examples[TARGET]
+        rows = torch.repeat_interleave(torch.arange(len(start)), end - start)
+        offsets = torch.arange(len(rows)) - torch.repeat_interleave((end - start).cumsum(0) - (end - start), end - start)
+        return rows, self.flat[self.iid_field][start[rows] + offsets]
+
+
+def _describe(counts):
+    return ", ".join(f"{counts.get(key, '?')} {key}" for key in ("users", "items", "interactions"))

@@ -1,0 +1,87 @@
+"""RecBole's loaders with two additions: batches of similar length, and the seen items at evaluation."""
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
+from recbole.data.utils import create_samplers
+
+# Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
+# so that batches stay random.
+BATCHES_PER_POOL = 50
+
+
+class LengthGroupedTrainDataLoader(TrainDataLoader):
+    """Batches of similar length in random order, a new grouping every epoch."""
+
+    def __init__(self, config, dataset, sampler, shuffle=True):
+        self._order = np.arange(len(dataset))
+        super().__init__(config, dataset, sampler, shuffle=False)
+
+    def __iter__(self):
+        lengths = self._dataset.inter_feat[self._dataset.item_list_length_field].numpy()
+        self._order = group_by_length(lengths, self.step, self.generator)
+        return super().__iter__()
+
+    def collate_fn(self, index):
+        return super().collate_fn(self._order[np.array(index)])
+
+
+def group_by_length(lengths, batch_size, generator):
+    """A random order of the examples in which consecutive batches hold similar lengths.
+
+    Args:
+        lengths (np.ndarray): [n] history lengths.
+        batch_size (int): examples per batch.
+        generator (torch.Generator): source of the order.
+
+    Returns:
+        np.ndarray: [n] a permutation; an incomplete batch stays at the end.
+    """
+    order = torch.randperm(len(lengths), generator=generator).numpy()
+    pool = batch_size * BATCHES_PER_POOL
+    pools = [order[i : i + pool] for i in range(0, len(order), pool)]
+    order = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pools])
+    full = len(order) // batch_size
+    batches = order[: full * batch_size].reshape(full, batch_size)
+    batches = batches[torch.randperm(full, generator=generator).numpy()]
+    return np.concatenate([batches.reshape(-1), order[full * batch_size :]])
+
+
+class SequenceEvalDataLoader(FullSortEvalDataLoader):
+    """Full ranking that also hands over the seen items when ``mask_history`` is on."""
+
+    mask_history = False
+
+    def collate_fn(self, index):
+        interaction, _, positive_u, positive_i = super().collate_fn(index)
+        seen = self._dataset.history(np.array(index)) if self.mask_history else None
+        return interaction, seen, positive_u, positive_i
+
+
+def build_loaders(config, dataset):
+    """Split a data set and wrap its parts.
+
+    Args:
+        config (DiffusionConfig): settings.
+        dataset (SequenceDataset): the whole data.
+
+    Returns:
+        tuple: training, validation and test loader.
+    """
+    parts = dataset.build()
+    samplers = create_samplers(config, dataset, parts)
+    grouped = config["trim_padding"] and not config.is_plugin_model  # packed models have no padding to save
+    train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else TrainDataLoader
+    train = train_class(config, parts[0], samplers[0], shuffle=config["shuffle"])
+    return train, *(
+        _eval_loader(config, part, sampler, phase)
+        for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"))
+    )
+
+
+def _eval_loader(config, part, sampler, phase):
+    if config["eval_args"]["mode"][phase] != "full":
+        return NegSampleEvalDataLoader(config, part, sampler, shuffle=False)
+    loader = SequenceEvalDataLoader(config, part, sampler, shuffle=False)
+    loader.mask_history = config["mask_history"]
+    return loader

@@ -1,0 +1,1 @@
+"""Noise schedules and diffusion processes in plain PyTorch. Nothing here knows RecBole."""

@@ -1,0 +1,1 @@
+"""Building blocks in plain PyTorch: packed Transformer, losses. Nothing here knows RecBole."""

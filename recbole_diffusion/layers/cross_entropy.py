@@ -1,0 +1,104 @@
+"""Cross-entropy over a whole catalogue without ever holding the ``[N, V]`` matrix of logits."""
+
+import torch
+
+# Logits held at a time. Small enough to stay in the cache and below the allocator's threshold
+# for fresh pages, which on CPU costs more than the arithmetic.
+LOGITS_IN_FLIGHT = 2**22
+FEWEST_ROWS = 64
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, target):
+        n_rows = len(hidden)
+        need_hidden, need_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
+        chunk = max(FEWEST_ROWS, LOGITS_IN_FLIGHT // len(weight))
+        buffer = hidden.new_empty(min(chunk, n_rows), len(weight))
+
+        for start in range(0, n_rows, chunk):
+            rows = slice(start, min(start + chunk, n_rows))
+            x, y = hidden[rows], target[rows, None]
+            logits = torch.mm(x, weight.t(), out=buffer[: len(x)])
+            picked[rows] = logits.gather(1, y).squeeze(1)
+            maximum[rows] = logits.amax(1)
+            probability = logits.sub_(maximum[rows, None]).exp_()
+            total = probability.sum(1)
+            logsumexp[rows] = maximum[rows] + total.log()
+            if need_hidden or need_weight:
+                probability.div_(total[:, None] * n_rows)
+                probability.scatter_add_(1, y, probability.new_full(y.shape, -1 / n_rows))
+            if need_hidden:
+                grad_hidden[rows] = probability @ weight
+            if need_weight:
+                grad_weight.addmm_(probability.t(), x)
+
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(logsumexp, maximum)
+        return (logsumexp - picked).mean(), logsumexp, maximum
+
+    @staticmethod
+    def backward(ctx, grad_loss, _grad_logsumexp, _grad_maximum):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            grad_hidden * grad_loss if grad_hidden is not None else None,
+            grad_weight * grad_loss if grad_weight is not None else None,
+            None,
+        )
+
+
+def linear_cross_entropy(hidden, weight, target):
+    """Mean of ``-log softmax(hidden @ weight.T)[target]``, gradients computed in the same pass.
+
+    Memory is ``O(V)`` instead of ``O(N * V)``; the gradient costs no second product for the logits.
+
+    Args:
+        hidden (torch.Tensor): [N, d].
+        weight (torch.Tensor): [V, d].
+        target (torch.LongTensor): [N] in 0..V-1.
+
+    Returns:
+        tuple: ``(loss [], logsumexp [N], maximum [N])``. Only the loss carries a gradient. The confidence of a
+        row, its largest probability, is ``exp(maximum - logsumexp)``.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, target)
+
+
+def sampled_softmax(hidden, weight, target, negatives):
+    """Cross-entropy against negatives shared by all rows (uniformly drawn, so no frequency correction).
+
+    A negative that happens to be a row's target is left out of that row's sum.
+
+    Args:
+        hidden (torch.Tensor): [N, d].
+        weight (torch.Tensor): [V, d].
+        target (torch.LongTensor): [N].
+        negatives (torch.LongTensor): [K].
+
+    Returns:
+        torch.Tensor: [] mean loss.
+    """
+    positive = (hidden * weight[target]).sum(1, keepdim=True)
+    negative = hidden @ weight[negatives].t()
+    negative = negative.masked_fill(negatives == target[:, None], float("-inf"))
+    return (torch.cat([positive, negative], 1).logsumexp(1) - positive.squeeze(1)).mean()
+
+
+def binary_cross_entropy(hidden, weight, target, negatives):
+    """SASRec's loss (SimDiffRec Eq. 3): one negative item per row.
+
+    Args:
+        hidden (torch.Tensor): [N, d].
+        weight (torch.Tensor): [V, d].
+        target, negatives (torch.LongTensor): [N].
+
+    Returns:
+        torch.Tensor: [] mean over rows of ``-log sigmoid(positive) - log(1 - sigmoid(negative))``.
+    """
+    positive = (hidden * weight[target]).sum(1)
+    negative = (hidden * weight[negatives]).sum(1)
+    softplus = torch.nn.functional.softplus
+    return (softplus(-positive) + softplus(negative)).mean()

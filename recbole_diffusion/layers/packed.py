@@ -1,0 +1,95 @@
+"""Packed sequences: the N real tokens of a batch, and where they came from.
+
+Recommendation histories are short against the padded length (8 of 50 on Amazon data), so every layer
+works on ``[N, views, hidden]`` and padding exists only inside attention, where sequences of similar
+length share a small padded block.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Block:
+    """Sequences of similar length, padded to the longest of them for attention."""
+
+    tokens: slice  # their tokens in the packed order
+    shape: tuple  # (sequences, width)
+    cells: torch.Tensor  # [tokens of the block] index of each token in the flattened [sequences * width] block
+    real: torch.Tensor  # [sequences, width] bool, False at padding
+
+
+class PackedLayout:
+    """Map between ``[B, L]`` padded rows and ``[N]`` tokens.
+
+    Tokens stand sequence by sequence, shortest sequence first, in time order within a sequence.
+
+    Args:
+        lengths (torch.LongTensor): [B] number of real items of each row, at least 1.
+
+    Attributes:
+        n_tokens (int): N, the sum of the lengths.
+        row (torch.LongTensor): [N] row of the batch that a token belongs to.
+        group (torch.LongTensor): [N] the same as the number of the sequence in packed order; never decreases.
+        position (torch.LongTensor): [N] 0-based place of a token in its sequence.
+        length (torch.LongTensor): [N] length of the sequence that a token belongs to.
+        last (torch.LongTensor): [B] token that ends each row, in the order of the rows.
+        blocks (list[Block]): a partition of the tokens, for attention.
+    """
+
+    SHORTEST_WIDTH = 4
+
+    def __init__(self, lengths):
+        order = lengths.argsort(stable=True)
+        sorted_lengths = lengths[order]
+        ends = sorted_lengths.cumsum(0)
+        device = lengths.device
+
+        self.n_tokens = int(ends[-1])
+        self.group = torch.repeat_interleave(torch.arange(len(lengths), device=device), sorted_lengths)
+        self.row = order[self.group]
+        self.position = torch.arange(self.n_tokens, device=device) - (ends - sorted_lengths)[self.group]
+        self.length = sorted_lengths[self.group]
+        self.last = torch.empty_like(ends)
+        self.last[order] = ends - 1
+        self.blocks = list(self._make_blocks(sorted_lengths))
+
+    @classmethod
+    def with_padding(cls, rows, width, device=None):
+        """Layout in which padding counts as tokens: ``rows`` sequences of full ``width``, in one block."""
+        return cls(torch.full((rows,), width, device=device))
+
+    def pack(self, padded):
+        """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""
+        return padded[self.row, self.position]
+
+    def _make_blocks(self, sorted_lengths):
+        """Cut the sorted sequences where the length passes a power of two: at most half of a block is padding."""
+        lengths = sorted_lengths.tolist()
+        first, token, width_limit = 0, 0, self.SHORTEST_WIDTH
+        while first < len(lengths):
+            while lengths[first] > width_limit:
+                width_limit *= 2
+            end = first
+            while end < len(lengths) and lengths[end] <= width_limit:
+                end += 1
+            block = sorted_lengths[first:end]
+            width = lengths[end - 1]
+            real = torch.arange(width, device=block.device) < block[:, None]
+            n_tokens = sum(lengths[first:end])
+            cells = real.flatten().nonzero().squeeze(1)
+            yield Block(slice(token, token + n_tokens), (end - first, width), cells, real)
+            first, token = end, token + n_tokens
+
+
+def pad_block(tokens, block):
+    """Spread packed tokens ``[N, ...]`` of one block into ``[sequences, width, ...]``, zeros at padding."""
+    sequences, width = block.shape
+    flat = tokens.new_zeros(sequences * width, *tokens.shape[1:])
+    return flat.index_copy(0, block.cells, tokens[block.tokens]).unflatten(0, block.shape)
+
+
+def unpad_block(padded, block):
+    """Inverse of :func:`pad_block`: the real cells ``[tokens of the block, ...]``."""
+    return padded.flatten(0, 1).index_select(0, block.cells)

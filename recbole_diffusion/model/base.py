@@ -1,0 +1,70 @@
+"""What all models of the package share: how a user is scored and what RecBole is told."""
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import nn
+
+
+class DiffusionSequentialRecommender(SequentialRecommender):
+    """A sequential recommender that scores items by inner product with an encoded history.
+
+    A model implements :meth:`encode` and :meth:`loss_parts`; prediction and RecBole's interface live here.
+
+    Attributes:
+        item_embedding (nn.Embedding): [V, d] table, row 0 is padding.
+    """
+
+    # POINTWISE lets a model name its losses freely: for RecBole only CE and BPR exist.
+    input_type = InputType.POINTWISE
+
+    def encode(self, item_seq, item_seq_len):
+        """User vectors of some histories.
+
+        Args:
+            item_seq (torch.LongTensor): [B, L] item ids, zeros on the right.
+            item_seq_len (torch.LongTensor): [B] number of items, at least 1.
+
+        Returns:
+            torch.Tensor: [B, d].
+        """
+        raise NotImplementedError
+
+    def loss_parts(self, item_seq, item_seq_len, target):
+        """Named, weighted parts of the training loss.
+
+        Args:
+            item_seq (torch.LongTensor): [B, L].
+            item_seq_len (torch.LongTensor): [B].
+            target (torch.LongTensor): [B] the next item.
+
+        Returns:
+            dict[str, torch.Tensor]: name -> [] tensor, always in the same order.
+        """
+        raise NotImplementedError
+
+    def calculate_loss(self, interaction):
+        """The parts of the loss as RecBole expects them: a tuple that its trainer sums."""
+        parts = self.loss_parts(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID])
+        self.loss_names = tuple(parts)
+        return tuple(parts.values())
+
+    def predict(self, interaction):
+        """Score of one item per history: [B]."""
+        user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return (user * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items per history: [B, V]; column 0 is padding, which RecBole's trainer removes."""
+        user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return user @ self.item_embedding.weight.t()
+
+    def initialize_normal(self, std):
+        """BERT's initialisation of every layer: N(0, std), zero biases, and a zero row for padding."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                module.weight.data.normal_(0, std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.data.zero_()
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0

@@ -1,0 +1,319 @@
+r"""SimDiffRec
+################################################
+
+Reference:
+    Jinkyeong Choi, Yejin Noh, Donghyeon Park. "Similarity-Guided Diffusion for Contrastive Sequential
+    Recommendation." 2025.
+
+A causal Transformer recommends; a diffusion model beside it proposes, for training only, which positions of a
+history to replace and by what. The noise that it removes is the mean of each item's nearest neighbours.
+Equation numbers are the paper's; where it leaves something open, ``properties/model/SimDiffRec.yaml`` says what
+each setting chooses.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_diffusion.diffusion.guided_noise import GuidedNoiseProcess
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.layers.contrastive import info_nce
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
+from recbole_diffusion.model.base import DiffusionSequentialRecommender
+
+RANKED_ROWS = 256  # rows whose products with the whole catalogue are held at a time
+
+
+def top_items(queries, table, k, excluded=None):
+    """Items with the largest inner product, best first; padding (row 0) is never among them.
+
+    Args:
+        queries (torch.Tensor): [M, d].
+        table (torch.Tensor): [V, d].
+        k (int): items per query.
+        excluded (torch.LongTensor, optional): [M] one item that a query may not get.
+
+    Returns:
+        torch.LongTensor: [M, k].
+    """
+    found = []
+    for start in range(0, len(queries), RANKED_ROWS):
+        scores = queries[start : start + RANKED_ROWS] @ table.t()
+        scores[:, 0] = float("-inf")
+        if excluded is not None:
+            scores.scatter_(1, excluded[start : start + RANKED_ROWS, None], float("-inf"))
+        found.append(scores.topk(k).indices)
+    return torch.cat(found)
+
+
+class PositionedTransformer(nn.Module):
+    """Position table, layer norm and Transformer; the recommender and the denoiser have one each."""
+
+    def __init__(self, config, max_length, n_layers, transformer=None):
+        super().__init__()
+        hidden = config["hidden_size"]
+        self.position_embedding = nn.Embedding(max_length, hidden)
+        self.LayerNorm = nn.LayerNorm(hidden, eps=config["layer_norm_eps"])
+        self.dropout = Dropout(config["hidden_dropout_prob"])
+        self.transformer = transformer or PackedTransformer(
+            n_layers,
+            config["n_heads"],
+            hidden,
+            config["inner_size"],
+            config["hidden_dropout_prob"],
+            config["attn_dropout_prob"],
+            config["hidden_act"],
+            config["layer_norm_eps"],
+        )
+        self.align_end = config["pos_align"] == "end"
+
+    def forward(self, x, layout, causal):
+        """x: [N, views, d] embeddings -> [N, views, d] hidden states."""
+        position = layout.position
+        if self.align_end:
+            position = position + self.position_embedding.num_embeddings - layout.length
+        x = x + self.position_embedding(position).unsqueeze(1)
+        return self.transformer(self.dropout(self.LayerNorm(x)), layout, causal)
+
+
+class SimDiffRec(DiffusionSequentialRecommender):
+    """Similarity-guided diffusion for contrastive sequential recommendation.
+
+    With ``alpha: 0`` and ``beta: 0`` nothing of the diffusion model exists and what is left is SASRec.
+
+    Args:
+        config (DiffusionConfig): settings, see ``properties/model/SimDiffRec.yaml``.
+        dataset (SequenceDataset): for the number of items.
+
+    Raises:
+        UsageError: when ``k_noise`` or ``k_sample`` exceeds the number of items.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.config = config
+        self._check_catalogue()
+        self.alpha, self.beta = config["alpha"], config["beta"]
+        self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
+        self.recommender = PositionedTransformer(config, self.max_seq_length, config["n_layers"])
+        if self.alpha or self.beta:
+            shared = self.recommender.transformer if config["share_denoiser"] else None
+            self.denoiser = PositionedTransformer(config, self.max_seq_length, config["denoiser_layers"], shared)
+            self.time_embedding = nn.Embedding(config["diffusion_steps"], config["hidden_size"])
+            self.process = GuidedNoiseProcess(
+                config["diffusion_steps"], config["beta_start"], config["beta_end"], config["noise_param"]
+            )
+            self.neighbours, self.neighbours_age = None, 0
+        self.initialize_normal(config["initializer_range"])
+
+    @staticmethod
+    def check_config(config):
+        """Relations between settings, checked before data are read. Raises UsageError."""
+        if config["official_compat"] and (config["confidence_t"] != "train" or config["reverse_steps"] != 1):
+            raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
+
+    def _check_catalogue(self):
+        real = self.n_items - 1
+        if self.config["k_noise"] >= real:
+            raise UsageError(f"k_noise {self.config['k_noise']} is larger than the {real - 1} other items of the data")
+        if self.config["k_sample"] > real - self.config["exclude_original"]:
+            raise UsageError(f"k_sample {self.config['k_sample']} is larger than the number of items, {real}")
+
+    # Recommendation (Eq. 1-2)
+
+    def encode(self, item_seq, item_seq_len):
+        layout = PackedLayout(item_seq_len)
+        return self._hidden(layout.pack(item_seq).unsqueeze(1), layout)[layout.last, 0]
+
+    def _hidden(self, items, layout):
+        """items: [N, views] -> states of the causal encoder [N, views, d]."""
+        return self.recommender(self.item_embedding(items), layout, causal=True)
+
+    # Training (Eq. 18)
+
+    def loss_parts(self, item_seq, item_seq_len, target):
+        layout = PackedLayout(item_seq_len)
+        items = layout.pack(item_seq)
+        if not (self.alpha or self.beta):
+            hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
+            return {"recommendation": self._recommendation_loss(hidden, items, layout, target)}
+
+        diffusion_loss, confidence, restored = self._diffuse(items, layout)
+        parts = {"recommendation": None, "diffusion": self.beta * diffusion_loss}
+        if not self.alpha:
+            hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
+        else:
+            hidden, ends = self._encode_views(items, layout, confidence, restored)
+            parts["contrast"] = self.alpha * self._contrast(ends, target)
+        parts["recommendation"] = self._recommendation_loss(hidden, items, layout, target)
+        return parts
+
+    def _recommendation_loss(self, hidden, items, layout, target):
+        """L_sr: Eq. 3 (BCE), or the full (CE) or sampled (SS) softmax. hidden: [N, d]."""
+        rows, next_item = layout.row, items.roll(-1)
+        next_item[layout.last] = target
+        if self.config["ce_positions"] == "last":
+            hidden, rows, next_item = hidden[layout.last], rows[layout.last], target
+        table, loss_type = self.item_embedding.weight, self.config["loss_type"]
+        if loss_type == "CE":
+            return linear_cross_entropy(hidden, table[1:], next_item - 1)[0]
+        if loss_type == "SS":
+            negatives = self._random_items(self.config["n_negatives"], items.device)
+            return sampled_softmax(hidden, table, next_item, negatives)
+        seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
+        return binary_cross_entropy(hidden, table, next_item, self._unseen_items(rows, seen))
+
+    def _random_items(self, shape, device):
+        return torch.randint(1, self.n_items, shape if isinstance(shape, tuple) else (shape,), device=device)
+
+    def _unseen_items(self, rows, seen):
+        """One random item per row that its user has not met. rows: [N]; seen: row * V + item of every meeting."""
+        drawn = self._random_items(len(rows), rows.device)
+        for _ in range(10):  # a user who has met nearly everything keeps a seen one instead of looping for ever
+            clash = torch.isin(rows * self.n_items + drawn, seen)
+            drawn[clash] = self._random_items(int(clash.sum()), rows.device)
+        return drawn
+
+    # Diffusion (Eq. 6-13)
+
+    def _diffuse(self, items, layout):
+        """Noise the histories, restore them, and say how sure the restoration is.
+
+        Returns:
+            tuple: L_d [], confidence of every token [N] (Eq. 16), restored vectors [N, d]; only L_d has a gradient.
+        """
+        if self.config["official_compat"]:
+            return self._diffuse_with_padding(items, layout)
+        clean, noise = self.item_embedding(items), self._noise(items)
+        t = self._random_steps(layout)
+        restored = self._denoise(self.process.mix(clean, noise, t), t, layout)
+        loss, confidence = self._restoration_loss(restored, clean, items, first_item=1)
+        if self.config["confidence_t"] == "T" or self.config["reverse_steps"] > 1:
+            restored, confidence = self._reverse(clean, noise, t, items, layout)
+        return loss, confidence, restored.detach()
+
+    def _noise(self, items):
+        """Mean of the most similar items (Eq. 6-7), once per distinct item of the batch. items: [N] -> [N, d]."""
+        table = self.item_embedding.weight
+        if self.config["noise"] == "gaussian":
+            return torch.randn(len(items), table.shape[1], device=items.device)
+        distinct, inverse = items.unique(return_inverse=True)
+        noise = F.embedding_bag(self._similar_items(distinct), table, mode="mean")
+        return (noise.detach() if self.config["detach_noise"] else noise)[inverse]
+
+    @torch.no_grad()
+    def _similar_items(self, items):
+        """The ``k_noise`` nearest other items. items: [U] -> [U, k_noise]."""
+        table, every = self.item_embedding.weight, self.config["noise_refresh"]
+        if self.config["sim_metric"] == "cosine":
+            table = F.normalize(table, dim=-1)
+        if every == 1:
+            return top_items(table[items], table, self.config["k_noise"], excluded=items)
+        if self.neighbours is None or self.neighbours_age >= every:
+            everything = torch.arange(self.n_items, device=items.device)
+            self.neighbours = top_items(table, table, self.config["k_noise"], excluded=everything)
+            self.neighbours_age = 0
+        self.neighbours_age += 1
+        return self.neighbours[items]
+
+    def _random_steps(self, layout):
+        """One random step per sequence, an unbiased sample of the sum in Eq. 13: [N]."""
+        return torch.randint(self.process.steps, layout.last.shape, device=layout.last.device)[layout.row]
+
+    def _denoise(self, noised, t, layout):
+        """f_theta: restored vectors of noised ones. noised: [N, d]; t: [N] -> [N, d]."""
+        return self.denoiser((noised + self.time_embedding(t)).unsqueeze(1), layout, causal=False)[:, 0]
+
+    def _restoration_loss(self, restored, clean, items, first_item):
+        """L_d (Eq. 13): rounding to the right item (Eq. 12) and distance to the clean vector."""
+        table = self.item_embedding.weight[first_item:]
+        rounding, logsumexp, maximum = linear_cross_entropy(restored, table, items - first_item)
+        loss = rounding + self.config["mse_weight"] * F.mse_loss(restored, clean)
+        return loss, (maximum - logsumexp).exp()
+
+    @torch.no_grad()
+    def _reverse(self, clean, noise, t, items, layout):
+        """Restore in ``reverse_steps`` deterministic jumps from ``confidence_t`` on. Vectors [N, d], confidence [N]."""
+        if self.config["confidence_t"] == "T":
+            t = torch.full_like(t, self.process.steps - 1)
+        state, jumps = self.process.mix(clean, noise, t), self.config["reverse_steps"]
+        for left in range(jumps, 0, -1):
+            now = t * left // jumps
+            restored = self._denoise(state, now, layout)
+            state = self.process.mix(restored, noise, t * (left - 1) // jumps)
+        _, logsumexp, maximum = linear_cross_entropy(restored, self.item_embedding.weight[1:], items - 1)
+        return restored, (maximum - logsumexp).exp()
+
+    # Augmentation and contrast (Eq. 14-17)
+
+    def _encode_views(self, items, layout, confidence, restored):
+        """Encode the histories and their augmentations.
+
+        Returns:
+            tuple: states of the original [N, d], last states of the original, positive and, with ``hard_negative``,
+            negative view [B, views, d].
+        """
+        if self.config["official_compat"]:
+            return self._encode_random_views(items, layout, confidence)
+        views = [items, *self._augment(items, layout, confidence, restored)]
+        hidden = self._hidden(torch.stack(views, 1), layout)
+        return hidden[:, 0], hidden[layout.last]
+
+    @torch.no_grad()
+    def _augment(self, items, layout, confidence, restored):
+        """Replace the most confident positions by the best restored item, and by the one of rank ``k_sample``."""
+        chosen = self._most_confident(layout, confidence, (self.config["aug_ratio"] * layout.length).long().clamp(min=1))
+        excluded = items[chosen] if self.config["exclude_original"] else None
+        ranked = top_items(restored[chosen], self.item_embedding.weight, self.config["k_sample"], excluded)
+        ranks = [0, self.config["k_sample"] - 1] if self.config["hard_negative"] else [0]
+        return [items.index_put((chosen,), ranked[:, rank]) for rank in ranks]
+
+    def _most_confident(self, layout, confidence, count):
+        """Tokens among the ``count`` most confident ones of their sequence. count: [N] -> [n] token numbers."""
+        if self.config["positions"] == "random":
+            confidence = torch.rand_like(confidence)
+        order = confidence.argsort(descending=True)
+        order = order[layout.group[order].argsort(stable=True)]  # sequence by sequence, most confident first
+        return order[layout.position < count]  # count is the same for all tokens of a sequence
+
+    def _contrast(self, ends, target):
+        """L_cl (Eq. 17). ends: [B, views, d]; candidates are the views of all users of the batch."""
+        batch, n_views, _ = ends.shape
+        hidden_pairs = None
+        if self.config["mask_same_target"]:
+            same = target[:, None] == target
+            hidden_pairs = same.fill_diagonal_(False).repeat(1, n_views - 1)
+        candidates = ends[:, 1:].transpose(0, 1).flatten(0, 1)
+        return info_nce(ends[:, 0], candidates, self.config["tau"], hidden_pairs)
+
+    # What the released code does instead (official_compat)
+
+    def _diffuse_with_padding(self, items, layout):
+        """Restore left-padded rows of full length, where padding is one more item to be predicted."""
+        width = self.max_seq_length
+        padded_layout = PackedLayout.with_padding(layout.last.shape[0], width)
+        cells = layout.row * width + width - layout.length + layout.position
+        padded = items.new_zeros(padded_layout.n_tokens).index_put((cells,), items)
+        padded_layout.blocks[0].real = (padded > 0).unflatten(0, (-1, width))
+        clean, t = self.item_embedding(padded), self._random_steps(padded_layout)
+        restored = self._denoise(self.process.mix(clean, self._noise(padded), t), t, padded_layout)
+        loss, confidence = self._restoration_loss(restored, clean, padded, first_item=0)
+        return loss, confidence[cells], restored.detach()[cells]
+
+    def _encode_random_views(self, items, layout, confidence):
+        """Views with random items at ``aug_ratio * L`` positions, whatever the length: shorter histories grow."""
+        width = int(self.config["aug_ratio"] * self.max_seq_length)
+        lengths = layout.length[layout.last]
+        chosen = self._most_confident(layout, confidence, torch.full_like(layout.length, width))
+        grown = PackedLayout(lengths.clamp(min=width))
+        shift = (width - lengths).clamp(min=0)
+        views = self._random_items((grown.n_tokens, 2 if self.config["hard_negative"] else 1), items.device)
+        kept = torch.ones_like(items, dtype=torch.bool).index_fill(0, chosen, False)
+        first = grown.last - grown.length[grown.last] + 1  # [B] first token of each grown row
+        places = first[layout.row] + shift[layout.row] + layout.position
+        views[places[kept]] = items[kept].unsqueeze(1)
+        hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
+        view_ends = self._hidden(views, grown)[grown.last]
+        return hidden, torch.cat([hidden[layout.last].unsqueeze(1), view_ends], 1)

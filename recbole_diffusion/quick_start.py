@@ -1,0 +1,267 @@
+"""Train and evaluate in one call, and load what was saved."""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from logging import getLogger
+from pathlib import Path
+
+import numpy
+import pandas
+import recbole
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.utils import create_dataset as create_recbole_dataset
+from recbole.utils import init_logger, init_seed
+
+import recbole_diffusion
+from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.data.dataset import SequenceDataset
+from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.trainer import CHECKPOINT_FORMAT, trainer_class
+
+
+def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
+    """Train a model, pick the best epoch on the validation part and test it.
+
+    Args:
+        model (str): a model of this package, of a third party or any sequential model of RecBole.
+        dataset (str): name of the data set.
+        config_file_list (list[str], optional): yaml files, later ones win.
+        config_dict (dict, optional): settings, which win over the files.
+        saved (bool): write a checkpoint; without it the last epoch is tested instead of the best.
+
+    Returns:
+        dict: everything the run found, JSON values only. ``test_result`` follows ``mask_history``;
+        ``test_result_masked`` and ``test_result_unmasked`` hold both protocols.
+
+    Raises:
+        UsageError: for anything the user can repair, before training starts.
+    """
+    clock = Clock()
+    config = DiffusionConfig(model, dataset, config_file_list, config_dict)
+    start_logging(config)
+    init_seed(config["seed"], config["reproducibility"])
+    data = create_dataset(config)
+    loaders = build_loaders(config, data)
+    check_against_data(config, data)
+    clock.lap("data")
+
+    network = build_model(config, loaders[0])
+    getLogger().info(network)
+    trainer = trainer_class(config)(config, network)
+    best_score, best_result = trainer.fit(
+        loaders[0], loaders[1], saved=saved, show_progress=config["show_progress"]
+    )
+    clock.lap("training")
+    tests = test_both_protocols(config, trainer, loaders[2], load_best_model=saved)
+    clock.lap("test")
+
+    result = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "dataset_counts": data_counts(data),
+        "split": describe_split(config),
+        "mask_history": config["mask_history"],
+        "seed": config["seed"],
+        "best_valid_score": float(best_score),
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": plain_metrics(best_result),
+        "test_result": tests[config["mask_history"]],
+        "test_result_unmasked": tests[False],
+        "test_result_masked": tests[True],
+        "best_epoch": trainer.best_epoch,
+        "epochs": len(trainer.train_loss_dict),
+        "seconds": clock.laps,
+        "peak_memory_mb": peak_memory_mb(),
+        "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "device": str(config["device"]),
+        "versions": versions(),
+        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "checkpoint": trainer.saved_model_file if saved else None,
+        "settings": config.plain(),
+    }
+    if config["result_file"]:
+        write_json(result, config["result_file"])
+    return result
+
+
+def objective_function(config_dict=None, config_file_list=None, saved=True):
+    """What ``recbole.trainer.HyperTuning`` calls for one trial; returns its keys and all others of :func:`run`."""
+    return run(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
+
+
+def load_data_and_model(model_file, data_path=None):
+    """Load a checkpoint with its data, on this machine's device.
+
+    Args:
+        model_file (str): checkpoint written by :func:`run`.
+        data_path (str, optional): where the data sets are now, if they moved.
+
+    Returns:
+        tuple: ``(config, model, dataset, train_data, valid_data, test_data)`` as in RecBole.
+
+    Raises:
+        UsageError: when the file is missing or not such a checkpoint, or the data have other items than the model.
+    """
+    checkpoint = load_checkpoint(model_file)
+    saved = checkpoint["config"]
+    config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
+    init_seed(config["seed"], config["reproducibility"])
+    start_logging(config)
+    data = create_dataset(config)
+    loaders = build_loaders(config, data)
+    tokens = [str(token) for token in data.field2id_token[data.iid_field]]
+    if tokens != checkpoint["item_tokens"]:
+        raise UsageError(
+            f"checkpoint '{model_file}' was trained on other items ({len(checkpoint['item_tokens']) - 1}) than dataset "
+            f"'{config['dataset']}' has now ({len(tokens) - 1})"
+        )
+    network = build_model(config, loaders[0])
+    network.load_state_dict(checkpoint["state_dict"])
+    network.load_other_parameter(checkpoint["other_parameter"])
+    network.eval()
+    return (config, network, data, *loaders)
+
+
+def load_checkpoint(model_file):
+    """Read a checkpoint without ever executing code from it. Raises UsageError."""
+    if not os.path.isfile(model_file):
+        raise UsageError(f"checkpoint '{model_file}' does not exist")
+    try:
+        checkpoint = torch.load(model_file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged and foreign files
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion: {reason}") from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
+        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion (format {CHECKPOINT_FORMAT})")
+    return checkpoint
+
+
+def reusable_settings(saved, data_path):
+    """The user-level part of saved settings: without what RecBole derives from them at start."""
+    derived = {
+        "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
+        "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
+    }  # fmt: skip
+    settings = {key: value for key, value in saved.items() if key not in derived}
+    settings["allow_unknown_keys"] = True
+    settings["data_path"] = data_path or os.path.dirname(saved["data_path"])
+    if saved["train_neg_sample_args"].get("distribution") != "none":
+        settings["train_neg_sample_args"] = saved["train_neg_sample_args"]
+    return settings
+
+
+def create_dataset(config):
+    """The plugin's data set, or RecBole's own class for the few models that need one.
+
+    Raises:
+        UsageError: see :class:`SequenceDataset`.
+    """
+    stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
+    dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
+    getLogger().info(dataset)
+    return dataset
+
+
+def build_model(config, train_data):
+    """A freshly initialised model on the configured device."""
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    return config.model_class(config, train_data._dataset).to(config["device"])
+
+
+def check_against_data(config, data):
+    """Raise UsageError when a cut-off exceeds the number of items."""
+    items = data.item_num - 1
+    if max(config["topk"]) > items:
+        raise UsageError(f"topk {max(config['topk'])} is larger than the number of items, {items}")
+
+
+def test_both_protocols(config, trainer, test_data, load_best_model):
+    """Test results with and without the user's history in the ranking: {mask_history: metrics}."""
+    results = {}
+    for masked in (False, True):
+        test_data.mask_history = masked
+        found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
+        results[masked] = plain_metrics(found)
+        load_best_model = False
+    test_data.mask_history = config["mask_history"]
+    return results
+
+
+def describe_split(config):
+    """The split in words for result files."""
+    if config["benchmark_filename"]:
+        return f"files {config['benchmark_filename']}"
+    return f"{config['eval_args']['split']}, order {config['eval_args']['order']}, {config['eval_args']['mode']}"
+
+
+def data_counts(data):
+    """Users, items and interactions after filtering."""
+    return getattr(data, "counts", {"users": data.user_num - 1, "items": data.item_num - 1})
+
+
+def plain_metrics(metrics):
+    """RecBole's metrics as JSON values."""
+    return {name: float(value) for name, value in (metrics or {}).items()}
+
+
+def start_logging(config):
+    """RecBole's logger with a file of its own for every run of a process."""
+    logger = getLogger()
+    for handler in list(logger.handlers):
+        if type(handler).__module__.startswith(("logging", "colorlog")) and not _belongs_to_pytest(handler):
+            logger.removeHandler(handler)
+            handler.close()
+    init_logger(config)
+    logger.info(config)
+
+
+def _belongs_to_pytest(handler):
+    return type(handler).__module__.startswith("_pytest")
+
+
+def versions():
+    """Versions of everything that can change a number."""
+    return {
+        "recbole_diffusion": recbole_diffusion.__version__,
+        "recbole": recbole.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pandas": pandas.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peak_memory_mb():
+    """Peak resident memory of the process and, on a GPU, of its allocator, in MB."""
+    unit = 1024 if sys.platform != "darwin" else 1024**2
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated() // 1024**2
+    return peak
+
+
+class Clock:
+    """Seconds per phase."""
+
+    def __init__(self):
+        self.laps, self._last = {}, time.perf_counter()
+
+    def lap(self, name):
+        """Close the phase that ran since the last call."""
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 2), now
+
+
+def write_json(result, path):
+    """Write a result file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,57 @@
+"""Names of models and the classes behind them: ours first, then third parties', then RecBole's."""
+
+import importlib
+from importlib.metadata import entry_points
+
+from recbole_diffusion.errors import UsageError, did_you_mean
+
+MODELS = {
+    "SimDiffRec": "recbole_diffusion.model.simdiffrec",
+}
+ENTRY_POINT_GROUP = "recbole_diffusion.models"
+
+# RecBole models whose scores do not depend on how far a batch is padded (tests/test_trim_padding.py).
+TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "STAMP", "SRGNN", "GCSAN", "NextItNet", "CORE")
+
+
+def plugin_models():
+    """Model name -> ``"module"`` or an entry point, of this package and of installed third parties."""
+    models = dict(MODELS)
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        models.setdefault(entry.name, entry)
+    return models
+
+
+def recbole_models():
+    """Name -> class of every sequential model that RecBole ships."""
+    from recbole.model import sequential_recommender
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+    return {
+        name: value
+        for name, value in vars(sequential_recommender).items()
+        if isinstance(value, type) and issubclass(value, SequentialRecommender)
+    }
+
+
+def is_plugin_model(name):
+    """Whether a model of this name comes from the plugin or a third party and not from RecBole."""
+    return name in plugin_models()
+
+
+def get_model(name):
+    """The class of a model.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest known one.
+    """
+    plugin = plugin_models()
+    if name in plugin:
+        target = plugin[name]
+        return getattr(importlib.import_module(target), name) if isinstance(target, str) else target.load()
+    stock = recbole_models()
+    if name in stock:
+        return stock[name]
+    known = [*plugin, *stock]
+    hint = did_you_mean(name, known) or f", available: {', '.join(sorted(known))}"
+    raise UsageError(f"unknown model '{name}'{hint}")

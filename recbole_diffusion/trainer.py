@@ -1,0 +1,105 @@
+"""RecBole's trainers with safe checkpoints, named losses and a faster collector."""
+
+import os
+import tempfile
+
+import torch
+from recbole.evaluator import Collector
+from recbole.trainer import Trainer
+from recbole.utils import dict2str, get_trainer, set_color
+
+CHECKPOINT_FORMAT = 1
+
+
+class OneTargetCollector(Collector):
+    """RecBole's collector for one target per row, without a second ``[B, V]`` matrix and a second top-k."""
+
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        wanted = [name for name in ("rec.items", "rec.topk") if self.register.need(name)]
+        others = any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label"))
+        one_each = len(positive_u) == len(scores_tensor) and torch.equal(positive_u, torch.arange(len(positive_u)))
+        if others or not one_each:
+            return super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        top = scores_tensor.topk(max(self.topk), dim=-1).indices
+        if "rec.items" in wanted:
+            self.data_struct.update_tensor("rec.items", top)
+        if "rec.topk" in wanted:
+            hits = (top == positive_i.to(top.device)[:, None]).int()
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], 1))
+
+
+class SafeCheckpointMixin:
+    """Checkpoints of plain tensors and JSON values, written whole or not at all; losses by name."""
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.eval_collector = OneTargetCollector(config)
+        self.best_epoch = None
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        self.best_epoch = epoch
+        save_atomically(
+            {
+                "format": CHECKPOINT_FORMAT,
+                "config": self.config.plain(),
+                "epoch": epoch,
+                "cur_step": self.cur_step,
+                "best_valid_score": float(self.best_valid_score),
+                "state_dict": self.model.state_dict(),
+                "other_parameter": self.model.other_parameter(),
+                "optimizer": self.optimizer.state_dict(),
+                "item_tokens": self.item_tokens,
+            },
+            path,
+        )
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def fit(self, train_data, *args, **kwargs):
+        dataset = train_data._dataset
+        self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        return super().fit(train_data, *args, **kwargs)
+
+    def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
+        names = getattr(self.model, "loss_names", None)
+        if not isinstance(losses, tuple) or names is None:
+            return super()._generate_train_loss_output(epoch_idx, s_time, e_time, losses)
+        named = {name: round(loss, 4) for name, loss in zip(names, losses)}
+        return f"epoch {epoch_idx} training [time: {e_time - s_time:.2f}s, {dict2str(named)}]"
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
+        names = getattr(self.model, "loss_names", None)
+        if not isinstance(losses, tuple) or names is None:
+            return super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        for name, loss in zip(names, losses):
+            self.tensorboard.add_scalar(f"{tag}/{name}", loss, epoch_idx)
+
+
+class DiffusionTrainer(SafeCheckpointMixin, Trainer):
+    """Trainer of the plugin's models."""
+
+
+def trainer_class(config):
+    """The trainer of a model: the plugin's, or RecBole's own with the plugin's checkpoints."""
+    if config.is_plugin_model:
+        return DiffusionTrainer
+    stock = get_trainer(config["MODEL_TYPE"], config["model"])
+    return type(stock.__name__, (SafeCheckpointMixin, stock), {})
+
+
+def save_atomically(state, path):
+    """Write a checkpoint beside its target and rename it, so that a crash leaves the old file or the new one."""
+    folder = os.path.dirname(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
