@@ -1,12 +1,12 @@
 """Train and evaluate in one call, and load what was saved."""
 
 import json
+import logging
 import os
 import platform
 import resource
 import sys
 import time
-from logging import getLogger
 from pathlib import Path
 
 import numpy
@@ -52,7 +52,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     clock.lap("data")
 
     network = build_model(config, loaders[0])
-    getLogger().info(network)
+    logging.getLogger().info(network)
     trainer = trainer_class(config)(config, network)
     best_score, best_result = trainer.fit(
         loaders[0], loaders[1], saved=saved, show_progress=config["show_progress"]
@@ -164,7 +164,7 @@ def create_dataset(config):
     """
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
-    getLogger().info(dataset)
+    logging.getLogger().info(dataset)
     return dataset
 
 
@@ -211,18 +211,24 @@ def plain_metrics(metrics):
 
 
 def start_logging(config):
-    """RecBole's logger with a file of its own for every run of a process."""
-    logger = getLogger()
+    """RecBole's logger, on standard output, with a file of its own for every run of a process.
+
+    The settings go to the file only: on the terminal they would bury everything else.
+    """
+    logger = logging.getLogger()
     for handler in list(logger.handlers):
-        if type(handler).__module__.startswith(("logging", "colorlog")) and not _belongs_to_pytest(handler):
+        if getattr(handler, "of_recbole_diffusion", False):
             logger.removeHandler(handler)
             handler.close()
+    root_handlers, logger.handlers = logger.handlers, []  # RecBole's set-up does nothing beside other handlers
     init_logger(config)
-    logger.info(config)
-
-
-def _belongs_to_pytest(handler):
-    return type(handler).__module__.startswith("_pytest")
+    ours, logger.handlers = logger.handlers, [*root_handlers, *logger.handlers]
+    for handler in ours:
+        handler.of_recbole_diffusion = True
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, str(config), (), None))
+        else:
+            handler.setStream(sys.stdout)
 
 
 def versions():

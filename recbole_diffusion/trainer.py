@@ -1,12 +1,13 @@
 """RecBole's trainers with safe checkpoints, named losses and a faster collector."""
 
 import os
+import secrets
 import tempfile
 
 import torch
 from recbole.evaluator import Collector
 from recbole.trainer import Trainer
-from recbole.utils import dict2str, get_trainer, set_color
+from recbole.utils import dict2str, get_local_time, get_trainer, set_color
 
 CHECKPOINT_FORMAT = 1
 
@@ -35,6 +36,9 @@ class SafeCheckpointMixin:
         super().__init__(config, model)
         self.eval_collector = OneTargetCollector(config)
         self.best_epoch = None
+        # RecBole's name has seconds only: two runs started together would overwrite each other.
+        name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{secrets.token_hex(2)}.pth"
+        self.saved_model_file = os.path.join(config["checkpoint_dir"], name)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if not self.config["single_spec"] and self.config["local_rank"] != 0:

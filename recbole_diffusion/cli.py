@@ -1,0 +1,167 @@
+"""The command line. Values are read as YAML scalars and never evaluated as code."""
+
+import argparse
+import sys
+import traceback
+import warnings
+
+from recbole_diffusion import __version__
+from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.properties import parse_scalar, properties_dir, property_file, property_names
+from recbole_diffusion.schema import read_schema
+
+USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VALUE ...]
+       recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
+       recbole-diffusion prepare NAME --source=FILE | --download
+       recbole-diffusion check-data NAME
+       python run_recbole_diffusion.py takes the same words.
+
+Trains a model, picks the best epoch on the validation part and tests it.
+
+  -m, --model NAME          a model of this package or any sequential model of RecBole (SASRec, GRU4Rec, ...)
+  -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
+  --config_files "A B"      yaml files; later ones win, the command line wins over all
+  --result_file FILE.json   write everything the run found
+  --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
+  --debug                   show the traceback of an error
+  --help                    this text; with --model=NAME also the settings of the model
+  --version
+"""
+
+
+def main(argv=None):
+    """Run one command.
+
+    Args:
+        argv (list[str], optional): words after the program's name; by default those of the process.
+
+    Returns:
+        int: 0 on success, 2 for wrong input, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    try:
+        return dispatch([word for word in words if word != "--debug"])
+    except UsageError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
+        return 130
+
+
+def dispatch(words):
+    """Hand the words to a command; without one they are those of ``run``."""
+    commands = {"run": run_command, "compare": compare_command, "prepare": prepare_command, "check-data": check_command}
+    if "--version" in words:
+        print(f"recbole-diffusion {__version__}")
+        return 0
+    if words and not words[0].startswith("-"):
+        if words[0] not in commands:
+            hint = did_you_mean(words[0], commands) or f", there are: {', '.join(commands)}"
+            raise UsageError(f"unknown command '{words[0]}'{hint}")
+        return commands[words[0]](words[1:])
+    return run_command(words)
+
+
+def parse_settings(words):
+    """``--key=value``, ``--key value`` and bare ``--flag`` into a dict of typed values.
+
+    Raises:
+        UsageError: for a word that is no setting, and for a key given twice with different values.
+    """
+    short = {"-m": "--model", "-d": "--dataset"}
+    settings, words = {}, list(words)
+    while words:
+        word = words.pop(0)
+        word = short.get(word, word)
+        if not word.startswith("--") or word == "--":
+            raise UsageError(f"'{word}' is not a setting: write --key=value")
+        key, has_value, text = word[2:].partition("=")
+        if not has_value:
+            text = words.pop(0) if words and not words[0].startswith("--") else "True"
+        value = text if key in ("model", "dataset", "config_files", "result_file") else parse_scalar(text)
+        if settings.setdefault(key, value) != value:
+            raise UsageError(f"--{key} is given twice: {settings[key]} and {value}")
+    return settings
+
+
+def run_command(words):
+    """Train and test one model."""
+    if not words or "--help" in words or "-h" in words:
+        print_help([word for word in words if word not in ("--help", "-h")])
+        return 0 if words else 2
+    settings = parse_settings(words)
+    files = settings.pop("config_files", "").split()
+    from recbole_diffusion.quick_start import run
+
+    result = run(config_file_list=files, config_dict=settings)
+    print(format_result(result))
+    return 0
+
+
+def format_result(result):
+    """The test metrics as a table, both protocols side by side, and where the checkpoint is."""
+    both = (result["test_result_unmasked"], result["test_result_masked"])
+    chosen = "masked" if result["mask_history"] else "not masked"
+    lines = [
+        "",
+        f"Test of {result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}, "
+        f"seed {result['seed']} (model chosen with the history {chosen})",
+        f"{'metric':<10}{'history not masked':>20}{'history masked':>18}",
+    ]
+    lines += [f"{metric:<10}{both[0][metric]:>20.4f}{both[1][metric]:>18.4f}" for metric in both[0]]
+    if result["checkpoint"]:
+        lines.append(f"checkpoint: {result['checkpoint']}")
+    return "\n".join(lines)
+
+
+def print_help(words):
+    """Usage, and the documented settings of the model that the words name."""
+    print(USAGE)
+    print(f"models of this package: {', '.join(property_names('model'))}")
+    print(f"data sets with settings: {', '.join(property_names('dataset'))}")
+    model = parse_settings(words).get("model") if words else None
+    files = [properties_dir() / "overall.yaml"] + ([property_file("model", model)] if model else [])
+    for path in files:
+        if path.is_file():
+            print(f"\nsettings in {path.parent.name}/{path.name}:")
+            for setting in read_schema(path).values():
+                print(f"  {setting.key} ({setting.type}): {setting.doc}")
+
+
+def compare_command(words):
+    """Run models on data sets with several seeds and write tables."""
+    from recbole_diffusion.analysis.compare import add_arguments, main as compare_main
+
+    parser = argparse.ArgumentParser(prog="recbole-diffusion compare")
+    add_arguments(parser)
+    known, rest = parser.parse_known_args(words)
+    return compare_main(known, parse_settings(rest))
+
+
+def prepare_command(words):
+    """Build atomic files from public raw files."""
+    from recbole_diffusion.data import prepare
+
+    return _run_parser("prepare", prepare, words)
+
+
+def check_command(words):
+    """Check the atomic files of a data set."""
+    from recbole_diffusion.data import check
+
+    return _run_parser("check-data", check, words)
+
+
+def _run_parser(name, module, words):
+    parser = argparse.ArgumentParser(prog=f"recbole-diffusion {name}")
+    module.add_arguments(parser)
+    return module.main(parser.parse_args(words)) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
