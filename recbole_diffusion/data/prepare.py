@@ -519,7 +519,7 @@ def prepare(
     tables = {target: _inter_table(data)}
     if meta is not None:
         wanted = [data.item_tokens[item] for item in np.unique(data.items)]
-        tables[target.with_suffix(".item")] = _item_table(meta, input_format, wanted, show_progress)
+        tables[target.with_suffix(".item")] = list(_item_table(meta, input_format, wanted, show_progress))
     _write_all(tables)
     return counts
 
