@@ -1,0 +1,149 @@
+"""The contract of a model, as a pytest mixin.
+
+A new model is tested by::
+
+    class TestMyModel(ModelContract):
+        model = "MyModel"
+        settings = {"hidden_size": 16}
+"""
+
+import copy
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, run
+from recbole_diffusion.testing.data import cycle_sequences, make_config, write_sequences
+
+
+class ModelContract:
+    """Subclass with ``model``; ``settings`` and ``learning_settings`` are optional.
+
+    Attributes:
+        model (str): registered name.
+        settings (dict): settings of a small network.
+        learning_settings (dict): what it takes to learn the cycle data.
+        without_gradient (tuple): prefixes of parameters that rightly get no gradient.
+    """
+
+    model = None
+    settings = {}
+    learning_settings = {"epochs": 30, "learning_rate": 0.01}
+    without_gradient = ()
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        return write_sequences(cycle_sequences(), tmp_path_factory.mktemp("contract"), "cycle")
+
+    @pytest.fixture(scope="class")
+    def prepared(self, folder):
+        config = make_config(self.model, folder, **self.settings)
+        data = create_dataset(config)
+        loaders = build_loaders(config, data)
+        return config, build_model(config, loaders[0]), loaders
+
+    @pytest.fixture
+    def network(self, prepared):
+        return copy.deepcopy(prepared[1]).eval()
+
+    @pytest.fixture
+    def batch(self, prepared):
+        return next(iter(prepared[2][0]))
+
+    def interaction(self, network, sequences, width=None):
+        """A batch of given histories; the target is the last item, which does not matter for scores."""
+        lengths = torch.tensor([len(s) for s in sequences])
+        rows = torch.zeros(len(sequences), width or int(lengths.max()), dtype=torch.long)
+        for row, sequence in zip(rows, sequences):
+            row[: len(sequence)] = torch.tensor(sequence)
+        columns = {network.ITEM_SEQ: rows, network.ITEM_SEQ_LEN: lengths}
+        columns[network.ITEM_ID] = torch.tensor([s[-1] for s in sequences])
+        columns[network.USER_ID] = torch.ones(len(sequences), dtype=torch.long)
+        return Interaction(columns)
+
+    def scores(self, network, sequences, width=None):
+        with torch.no_grad():
+            return network.full_sort_predict(self.interaction(network, sequences, width)).view(len(sequences), -1)
+
+    def total_loss(self, network, batch):
+        losses = network.calculate_loss(batch)
+        return sum(losses) if isinstance(losses, tuple) else losses
+
+    def test_loss_is_a_finite_scalar(self, network, batch):
+        loss = self.total_loss(network.train(), batch)
+        assert loss.shape == () and torch.isfinite(loss)
+
+    def test_every_parameter_gets_a_gradient(self, network, batch):
+        self.total_loss(network.train(), batch).backward()
+        idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert [name for name in idle if not name.startswith(self.without_gradient or ("\0",))] == []
+
+    def test_predict_is_a_column_of_full_sort_predict(self, network):
+        batch = self.interaction(network, [[1, 2, 3], [4], [5, 6, 7, 8]])
+        with torch.no_grad():
+            one, everything = network.predict(batch), network.full_sort_predict(batch).view(3, -1)
+        torch.testing.assert_close(one, everything[torch.arange(3), batch[network.ITEM_ID]])
+
+    def test_scores_do_not_depend_on_padding(self, network):
+        sequences = [[1, 2, 3], [4, 5]]
+        narrow, wide = self.scores(network, sequences), self.scores(network, sequences, network.max_seq_length)
+        torch.testing.assert_close(narrow, wide)
+
+    def test_scores_do_not_depend_on_the_batch(self, network):
+        sequences = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [2, 2]]
+        together = self.scores(network, sequences)
+        alone = torch.cat([self.scores(network, [sequence]) for sequence in sequences])
+        backwards = self.scores(network, sequences[::-1]).flip(0)
+        torch.testing.assert_close(together, alone)
+        torch.testing.assert_close(together, backwards)
+
+    def test_unusual_histories_are_scored(self, network):
+        longest = [(i % 12) + 1 for i in range(network.max_seq_length)]
+        scores = self.scores(network, [[1], longest, [3] * network.max_seq_length])
+        assert torch.isfinite(scores[:, 1:]).all()
+
+    def test_losses_of_unusual_histories(self, network):
+        for sequences in ([[1]], [[3, 3, 3]], [[1], [2]]):
+            loss = self.total_loss(network.train(), self.interaction(network, sequences))
+            assert torch.isfinite(loss)
+
+    def test_evaluation_repeats_and_leaves_the_random_state(self, network):
+        state = torch.get_rng_state()
+        first, second = self.scores(network, [[1, 2]]), self.scores(network, [[1, 2]])
+        assert torch.equal(first, second) and torch.equal(state, torch.get_rng_state())
+
+    def test_state_dict_round_trip(self, prepared, network):
+        config, _, loaders = prepared
+        other = build_model(config, loaders[0]).eval()
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1)
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(self.scores(network, [[1, 2]]), self.scores(other, [[1, 2]]))
+
+    def test_bfloat16_loss_is_finite(self, network, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = self.total_loss(network.train(), batch)
+        loss.backward()
+        assert torch.isfinite(loss)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_cpu_and_gpu_agree(self, network):
+        batch = self.interaction(network, [[1, 2, 3], [4]])
+        with torch.no_grad():
+            on_cpu = network.full_sort_predict(batch)
+            on_gpu = network.cuda().full_sort_predict(batch.to("cuda")).cpu()
+        torch.testing.assert_close(on_cpu, on_gpu, atol=1e-4, rtol=1e-4)
+
+    def test_learns_a_cycle_and_never_recommends_padding(self, folder):
+        settings = {**self.settings, **self.learning_settings}
+        config = make_config(self.model, folder, **settings).external_config_dict
+        result = run(self.model, "cycle", config_dict=config)
+        assert result["test_result"]["hit@1"] > 0.95  # popularity reaches one in twelve
+
+    def test_same_seed_same_numbers(self, folder):
+        config = make_config(self.model, folder, **{**self.settings, "epochs": 2}).external_config_dict
+        first, second = (run(self.model, "cycle", config_dict=config) for _ in range(2))
+        assert first["test_result"] == second["test_result"]
+        assert first["best_valid_result"] == second["best_valid_result"]

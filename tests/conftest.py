@@ -1,0 +1,12 @@
+"""Shared set-up: one thread per test process, and no files outside the temporary folder."""
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def work_in_tmp(tmp_path, monkeypatch):
+    """RecBole writes log/ and log_tensorboard/ where it is started."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,153 @@
+"""Packed layout and Transformer, cross-entropies, InfoNCE: fast equals plain."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_diffusion.layers import cross_entropy
+from recbole_diffusion.layers.contrastive import info_nce
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
+from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
+
+
+def random_lengths(rows=20, width=23, seed=0):
+    return torch.randint(1, width + 1, (rows,), generator=torch.Generator().manual_seed(seed))
+
+
+def test_layout_covers_every_real_item_once_in_order():
+    lengths = random_lengths()
+    layout = PackedLayout(lengths)
+    assert layout.n_tokens == lengths.sum()
+    cells = {(int(r), int(p)) for r, p in zip(layout.row, layout.position)}
+    assert cells == {(row, place) for row, n in enumerate(lengths.tolist()) for place in range(n)}
+    assert (layout.group.diff() >= 0).all() and torch.equal(layout.length, lengths[layout.row])
+    assert torch.equal(layout.row[layout.last], torch.arange(len(lengths)))
+    assert torch.equal(layout.position[layout.last], lengths - 1)
+
+
+def test_blocks_partition_the_tokens_and_waste_at_most_half():
+    layout = PackedLayout(random_lengths(rows=200, width=50))
+    tokens = [t for block in layout.blocks for t in range(block.tokens.start, block.tokens.stop)]
+    assert tokens == list(range(layout.n_tokens))
+    for block in layout.blocks:
+        shortest = int(block.real.sum(1).min())
+        assert block.shape[1] <= max(PackedLayout.SHORTEST_WIDTH, 2 * shortest)
+
+
+def test_pad_and_unpad_are_inverse():
+    layout = PackedLayout(random_lengths())
+    tokens = torch.randn(layout.n_tokens, 3, 2)
+    for block in layout.blocks:
+        padded = pad_block(tokens, block)
+        assert torch.equal(unpad_block(padded, block), tokens[block.tokens])
+        assert (padded[~block.real] == 0).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_packed_transformer_equals_torchs_own(causal):
+    torch.manual_seed(0)
+    packed = PackedTransformer(2, 2, 8, 16, 0.0, 0.0, layer_norm_eps=1e-5).eval()
+    reference = torch.nn.TransformerEncoder(
+        torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", batch_first=True), 2, enable_nested_tensor=False
+    ).eval()
+    copy_weights(packed, reference)
+    lengths = random_lengths(rows=7)
+    layout = PackedLayout(lengths)
+    padded = torch.randn(7, int(lengths.max()), 8)
+    padding = torch.arange(padded.shape[1]) >= lengths[:, None]
+    future = torch.nn.Transformer.generate_square_subsequent_mask(padded.shape[1]) if causal else None
+    expected = reference(padded, mask=future, src_key_padding_mask=torch.where(padding, float("-inf"), 0.0))
+    views = torch.stack([layout.pack(padded), layout.pack(padded)], 1)
+    result = packed(views, layout, causal)
+    for view in (0, 1):
+        torch.testing.assert_close(result[:, view], layout.pack(expected), atol=1e-5, rtol=1e-5)
+
+
+def copy_weights(packed, reference):
+    for attention, feed_forward, layer in zip(packed.attention, packed.feed_forward, reference.layers):
+        pairs = [
+            (layer.self_attn.in_proj_weight, attention.qkv.weight),
+            (layer.self_attn.in_proj_bias, attention.qkv.bias),
+            (layer.self_attn.out_proj.weight, attention.dense.weight),
+            (layer.self_attn.out_proj.bias, attention.dense.bias),
+            (layer.linear1.weight, feed_forward.dense_1.weight),
+            (layer.linear1.bias, feed_forward.dense_1.bias),
+            (layer.linear2.weight, feed_forward.dense_2.weight),
+            (layer.linear2.bias, feed_forward.dense_2.bias),
+        ]
+        for target, source in pairs:
+            target.data.copy_(torch.randn_like(source) * 0.3)
+            source.data.copy_(target.data)
+
+
+def test_hidden_size_must_be_a_multiple_of_heads():
+    with pytest.raises(ValueError, match="multiple"):
+        PackedTransformer(1, 3, 8, 16, 0.0, 0.0)
+
+
+def test_dropout_keeps_the_mean_and_the_rate():
+    torch.manual_seed(0)
+    dropout = Dropout(0.3)
+    x = torch.ones(200_000)
+    y = dropout(x)
+    assert abs((y == 0).float().mean() - 0.3) < 0.01 and abs(y.mean() - 1) < 0.01
+    assert dropout.eval()(x) is x or torch.equal(dropout(x), x)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 7, 1000])
+def test_linear_cross_entropy_equals_naive(monkeypatch, rows_at_a_time):
+    monkeypatch.setattr(cross_entropy, "LOGITS_IN_FLIGHT", rows_at_a_time * 31)
+    monkeypatch.setattr(cross_entropy, "FEWEST_ROWS", 1)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(20, 5, requires_grad=True), torch.randn(31, 5, requires_grad=True)
+    target = torch.randint(31, (20,))
+    loss, logsumexp, maximum = linear_cross_entropy(hidden, weight, target)
+    (3 * loss).backward()
+    gradients = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+
+    logits = hidden @ weight.t()
+    expected = F.cross_entropy(logits, target)
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logsumexp, logits.logsumexp(1).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maximum, logits.amax(1).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients[0], hidden.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients[1], weight.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_linear_cross_entropy_survives_large_logits():
+    hidden = torch.full((2, 1), 1e4, requires_grad=True)
+    loss, _, _ = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))
+    loss.backward()
+    assert loss == 1e4 and torch.isfinite(hidden.grad).all()
+
+
+def test_sampled_softmax_leaves_out_accidental_hits():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(4, 3), torch.randn(10, 3)
+    target, negatives = torch.tensor([1, 2, 3, 4]), torch.tensor([2, 7, 8])
+    expected = []
+    for row, item in enumerate(target.tolist()):
+        items = [item] + [n for n in negatives.tolist() if n != item]
+        expected.append(-(weight[items] @ hidden[row]).log_softmax(0)[0])
+    torch.testing.assert_close(sampled_softmax(hidden, weight, target, negatives), torch.stack(expected).mean())
+
+
+def test_binary_cross_entropy_equals_its_definition():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(4, 3), torch.randn(10, 3)
+    target, negatives = torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])
+    positive, negative = (hidden * weight[target]).sum(1), (hidden * weight[negatives]).sum(1)
+    expected = -(positive.sigmoid().log() + (1 - negative.sigmoid()).log()).mean()
+    torch.testing.assert_close(binary_cross_entropy(hidden, weight, target, negatives), expected)
+
+
+def test_info_nce_ignores_hidden_pairs():
+    torch.manual_seed(0)
+    anchor, candidates = torch.randn(2, 4), torch.randn(3, 4)
+    hidden_pairs = torch.tensor([[False, False, True], [False, False, True]])
+    torch.testing.assert_close(
+        info_nce(anchor, candidates, 0.5, hidden_pairs), info_nce(anchor, candidates[:2], 0.5)
+    )
