@@ -1,6 +1,7 @@
 """RecBole's configuration with the plugin's models, data sets and defaults, checked before anything runs."""
 
 import copy
+import re
 
 import numpy as np
 from recbole.config import Config
@@ -73,6 +74,8 @@ class DiffusionConfig(Config):
             raise UsageError("no model given: add --model=NAME, for example --model=SimDiffRec")
         if not dataset:
             raise UsageError("no dataset given: add --dataset=NAME, for example --dataset=ml-100k")
+        if not re.fullmatch(r"[\w.+-]+", str(dataset)):
+            raise UsageError(f"dataset '{dataset}' is not a name: it is the folder under --data_path, without a path")
         return str(model), registry.get_model(str(model)), str(dataset)
 
     def _load_internal_config_dict(self, model, model_class, dataset):

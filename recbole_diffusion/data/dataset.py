@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
-from recbole.utils import FeatureType
+from recbole.utils import FeatureSource, FeatureType
 
+from recbole_diffusion.data.check import find_first_bad_number
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import property_names
 
@@ -63,20 +64,28 @@ class SequenceDataset(SequentialDataset):
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
         dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
+        # Rows of the wrong width show only when all columns are read; side files may hold long texts nobody wants.
+        columns = None if source == FeatureSource.INTERACTION else list(dtypes)
         try:
-            frame = pd.read_csv(filepath, sep=separator, usecols=list(dtypes), dtype=dtypes, encoding=encoding)
+            frame = pd.read_csv(filepath, sep=separator, usecols=columns, dtype=dtypes, encoding=encoding)
         except pd.errors.ParserError as error:
-            raise UsageError(f"{filepath}: {str(error).strip()} (a row with too many columns?)") from None
+            reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
+            raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
         except ValueError as error:
             self._blame_number(filepath, names, separator)
             raise UsageError(f"{filepath}: {error}") from None
         if frame.empty:
             raise UsageError(f"{filepath} holds a header but no rows")
+        if not isinstance(frame.index, pd.RangeIndex):
+            raise UsageError(f"{filepath} line 2 has more columns than the header")
         frame = frame[list(dtypes)]  # in the order of the file, as names is
         frame.columns = list(names)
         for name, ftype in names.items():
             if ftype.value.endswith("seq"):
                 self._split_sequences(frame, name, ftype)
+        if self.time_field in names and frame[self.time_field].isna().any():
+            line = int(frame[self.time_field].isna().argmax()) + 2
+            raise UsageError(f"{filepath} line {line}: no value in time field '{self.time_field}'")
         return frame
 
     def _read_header(self, filepath, source, separator, encoding, load_col, unload_col):
@@ -117,8 +126,6 @@ class SequenceDataset(SequentialDataset):
 
     @staticmethod
     def _blame_number(filepath, names, separator):
-        from recbole_diffusion.data.check import find_first_bad_number
-
         with open(filepath, encoding="utf-8") as file:
             header = [cell.partition(":")[0] for cell in file.readline().rstrip("\r\n").split(separator)]
         for name, kind in names.items():
@@ -221,6 +228,8 @@ class SequenceDataset(SequentialDataset):
         opens[1:] = users[1:] != users[:-1]
         user_start = np.maximum.accumulate(np.where(opens, rows, 0))
         target = rows[~opens]
+        if not len(target):
+            raise UsageError(f"dataset '{self.dataset_name}' holds no examples: every user has one interaction")
         start = np.maximum(user_start[target], target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}

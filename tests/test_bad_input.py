@@ -1,0 +1,137 @@
+"""Every wrong input ends with exit code 2 and one line that says what to do, before anything is trained."""
+
+import pytest
+
+from recbole_diffusion import trainer
+from recbole_diffusion.cli import main
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+
+GOOD = ["--dataset=cycle", "--MAX_ITEM_LIST_LENGTH=10", "--topk=[5]", "--valid_metric=MRR@5", "--show_progress=False"]
+SMALL = ["--k_noise=3", "--hidden_size=8", "--inner_size=16", "--epochs=1"]
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(trainer.DiffusionTrainer, "fit", fail)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+
+
+def refused(capsys, *words):
+    """Run the command, which must be refused; returns the message."""
+    assert main([*words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--model=SimDifRec"], "unknown model 'SimDifRec', did you mean 'SimDiffRec'?"),
+        (["--model=sasrec"], "did you mean 'SASRec'?"),
+        (["--model=zzz"], "available:"),
+        (["--model=SimDiffRec", "--stopingstep=3"], "unknown key 'stopingstep', did you mean 'stopping_step'?"),
+        (["--model=SimDiffRec", "--tau=warm"], "tau must be of type float"),
+        (["--model=SimDiffRec", "--tau=0"], "tau must lie in (0, inf), got 0"),
+        (["--model=SimDiffRec", "--epochs=0"], "epochs must lie in [1, inf)"),
+        (["--model=SimDiffRec", "--epochs=1.5"], "epochs must be of type int"),
+        (["--model=SimDiffRec", "--noise=loud"], "noise must be one of similarity, gaussian, got 'loud'"),
+        (["--model=SimDiffRec", "--hard_negative=maybe"], "hard_negative must be of type bool"),
+        (["--model=SimDiffRec", "--loss_type=BPR"], "loss_type must be one of CE, BCE, SS"),
+        (["--model=SimDiffRec", "--beta_end=1.5"], "beta_end must lie in (0, 1)"),
+        (["--model=SimDiffRec", "--diffusion_steps=0"], "diffusion_steps must lie in [1, inf)"),
+        (["--model=SASRec", "--n_layers=two"], "n_layers must be a number"),
+        (["--model=SASRec", "--train_view=sequence"], "needs prefix"),
+        (["--model=Caser", "--trim_padding=True"], "trim_padding is not exact for Caser"),
+        (["--model=SimDiffRec", "--valid_metric=NDCG@7"], "valid_metric 'NDCG@7' is not among metrics x topk"),
+        (["--model=SimDiffRec", "--metrics=[Hitt]", "--valid_metric=Hitt@5"], "unknown metric 'Hitt'"),
+        (["--model=SimDiffRec", "--topk=[0]", "--valid_metric=MRR@0"], "topk must be positive"),
+        (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
+        (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
+        (["--model=SimDiffRec", "--k_sample=1"], "k_sample must lie in [2, inf)"),
+        (["--model=SimDiffRec", "--k_noise=12"], "k_noise 12 is larger than the 11 other items"),
+        (["--model=SimDiffRec", "--topk=[5,13]"], "topk 13 is larger than the number of items, 12"),
+        (["--model=SimDiffRec", "--official_compat", "--confidence_t=T"], "set confidence_t: train"),
+        (["--model=SimDiffRec", "--config_files=absent.yaml"], "config file 'absent.yaml' does not exist"),
+        (["--model=SimDiffRec", "--user_inter_num_interval=[99,inf)"], "40 users, 12 items"),
+        (["--model=SimDiffRec", "--expected_counts={users: 41, items: 12, interactions: 1}"], "expected 41 users"),
+        (["--model=SimDiffRec", "--TIME_FIELD=when"], "has no time field 'when'"),
+        (["--model=SimDiffRec", "--ITEM_ID_FIELD=item_ids"], "no column 'item_ids', did you mean 'item_id'?"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
+def test_wrong_words(folder, capsys, words, expected):
+    small = SMALL if "--model=SimDiffRec" in words else []
+    given = {word.split("=")[0] for word in words}
+    rest = [word for word in [*GOOD, *small, f"--data_path={folder}"] if word.split("=")[0] not in given]
+    message = refused(capsys, *words, *rest)
+    assert expected in message
+
+
+def test_no_model_no_dataset_no_words(capsys):
+    assert "--model=NAME" in refused(capsys, "--dataset=cycle")
+    assert "--dataset=NAME" in refused(capsys, "--model=SimDiffRec")
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().out
+
+
+def test_unknown_dataset_says_where_it_looked_and_how_to_prepare(tmp_path, capsys):
+    message = refused(capsys, "--model=SimDiffRec", "--dataset=beauti", f"--data_path={tmp_path}")
+    assert str(tmp_path / "beauti") in message and "did you mean 'beauty'?" in message and "prepare beauti" in message
+
+
+def test_words_that_are_no_settings(capsys):
+    assert "unknown command 'trian', there are: run" in refused(capsys, "trian")
+    assert "'x' is not a setting" in refused(capsys, "--model=SimDiffRec", "--epochs", "3", "x")
+    assert "given twice" in refused(capsys, "--model=SimDiffRec", "--epochs=3", "--epochs=4")
+
+
+def break_file(folder, change):
+    file = f"{folder}/cycle/cycle.inter"
+    with open(file) as handle:
+        lines = handle.read().splitlines()
+    with open(file, "w") as handle:
+        handle.write("".join(line + "\n" for line in change(lines)))
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda lines: [], "is empty"),
+        (lambda lines: lines[:1], "holds a header but no rows"),
+        (lambda lines: ["user_id,item_id,timestamp"] + lines[1:], "header cell 'user_id,item_id,timestamp'"),
+        (lambda lines: ["user_id:token\titem_id:word\ttimestamp:float"] + lines[1:], "header cell 'item_id:word'"),
+        (lambda lines: ["user_id:token\titem_id:token"] + [x.rpartition("\t")[0] for x in lines[1:]], "no time field"),
+        (lambda lines: ["user_id:token\tthing:token\ttimestamp:float"] + lines[1:], "no column 'item_id'"),
+        (lambda lines: lines[:4] + ["u0\ti1\tyesterday"] + lines[4:], "line 5: 'yesterday' is not a number"),
+        (lambda lines: lines[:4] + ["u0\ti1\t3\t4\t5"] + lines[4:], "Expected 3 fields in line 5, saw 5"),
+        (lambda lines: lines[:1] + [x + "\t9" for x in lines[1:]], "more columns than the header"),
+        (lambda lines: lines[:4] + ["u0\ti1"] + lines[4:], "line 5: no value in time field 'timestamp'"),
+        (lambda lines: lines[:1] + [x for x in lines[1:] if x.endswith(("\t0", "\t1", "\t2"))], "no validation rows"),
+        (lambda lines: lines[:1] + [x for x in lines[1:] if x.endswith("\t0")], "no examples"),
+    ],
+)
+def test_broken_files(folder, capsys, change, expected):
+    break_file(folder, change)
+    assert expected in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["--model=SimDifRec", "--dataset=cycle", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_values_are_never_evaluated(folder, tmp_path, capsys):
+    trap = tmp_path / "trap"
+    code = f"__import__('pathlib').Path({str(trap)!r}).touch()"
+    refused(capsys, "--model=SimDiffRec", *GOOD, f"--data_path={folder}", f"--tau={code}")
+    refused(capsys, "--model=SimDiffRec", f"--dataset={code}")
+    refused(capsys, "--model=SimDiffRec", *GOOD, "--tau=!!python/object/apply:os.getcwd []")
+    assert not trap.exists()
