@@ -11,7 +11,7 @@ MODELS = {
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 
 # RecBole models whose scores do not depend on how far a batch is padded (tests/test_trim_padding.py).
-TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "STAMP", "SRGNN", "GCSAN", "NextItNet", "CORE")
+TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "SRGNN", "GCSAN", "CORE")
 
 
 def plugin_models():

@@ -1,0 +1,187 @@
+"""The whole path through the command and through Python: results, checkpoints, protocols."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_diffusion import load_data_and_model, run
+from recbole_diffusion.cli import main, parse_settings
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import build_loaders, create_dataset
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
+from recbole_diffusion.trainer import save_atomically, trainer_class
+
+SMALL = {"hidden_size": 8, "inner_size": 16, "k_noise": 3, "k_sample": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 10}
+SMALL.update(topk=[1, 5], valid_metric="MRR@5", show_progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+
+
+def settings(folder, **more):
+    return {**SMALL, "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
+
+
+def test_the_command_prints_a_table_and_a_checkpoint(folder, capsys, tmp_path):
+    words = [f"--{key}={value}" for key, value in settings(folder, train_batch_size=16).items()]
+    assert main(["--model", "SimDiffRec", "-d", "cycle", "--result_file", "r/result.json", *words]) == 0
+    output = capsys.readouterr().out
+    result = json.loads(Path("r/result.json").read_text())
+    assert "history not masked    history masked" in output
+    assert f"hit@5{'':5}{result['test_result_unmasked']['hit@5']:>20.4f}" in output
+    assert output.rstrip().endswith(f"checkpoint: {result['checkpoint']}") and os.path.isfile(result["checkpoint"])
+
+
+def test_result_holds_everything_needed_to_regenerate_it(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, seed=7))
+    assert result["dataset_counts"]["users"] == 40 and result["seed"] == 7 and result["mask_history"] is False
+    assert result["test_result"] == result["test_result_unmasked"] != result["test_result_masked"]
+    assert set(result["test_result"]) == {f"{m}@{k}" for m in ("hit", "ndcg", "mrr") for k in (1, 5)}
+    assert set(result["seconds"]) == {"data", "training", "test"} and result["peak_memory_mb"]["process"] > 0
+    assert result["versions"]["recbole"] == "1.2.1" and result["parameters"] > 0 and result["epochs"] == 2
+    assert result["settings"]["k_noise"] == 3 and "LS" in result["split"] and result["command"]
+    json.dumps(result)
+
+
+def test_masked_protocol_is_the_unmasked_one_without_seen_items(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, mask_history=True))
+    assert result["test_result"] == result["test_result_masked"]
+    config, model, _, _, _, test_data = load_data_and_model(result["checkpoint"])
+    users, targets = next(iter(test_data))[0], []
+    with torch.no_grad():
+        scores = model.full_sort_predict(users)
+    for row in range(len(users)):
+        seen = users["item_id_list"][row]  # histories are short here, so the list is the whole history
+        scores[row, seen] = -torch.inf
+        targets.append(int((scores[row] > scores[row, users["item_id"][row]]).sum()) < 5)
+    assert sum(targets) / len(targets) == pytest.approx(result["test_result_masked"]["hit@5"], abs=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1, 64), (7, 64)])
+def test_evaluation_does_not_depend_on_the_batch_size(folder, sizes):
+    results = []
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
+    for size in sizes:
+        config, model, _, *_, test_data = load_data_and_model(result["checkpoint"])
+        config["eval_batch_size"] = size
+        test_data = build_loaders(config, create_dataset(config))[2]
+        trainer = trainer_class(config)(config, model)
+        results.append(trainer.evaluate(test_data, load_best_model=False))
+    assert results[0] == results[1] == pytest.approx(result["test_result"])
+
+
+def test_checkpoint_is_plain_and_gives_the_same_scores_again(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
+    plain = torch.load(result["checkpoint"], weights_only=True)
+    assert plain["item_tokens"][:2] == ["[PAD]", plain["item_tokens"][1]] and plain["config"]["k_noise"] == 3
+    config, model, data, train, valid, test = load_data_and_model(result["checkpoint"])
+    found = trainer_class(config)(config, model).evaluate(test, load_best_model=False)
+    assert found == pytest.approx(result["test_result"])
+    assert config["k_noise"] == 3 and not model.training and len(train._dataset) == 40
+
+
+def test_recboles_own_full_sort_topk_works_on_a_loaded_model(folder):
+    from recbole.utils.case_study import full_sort_topk
+
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
+    config, model, data, _, _, test = load_data_and_model(result["checkpoint"])
+    scores, items = full_sort_topk(data.token2id("user_id", ["u0", "u1"]), model, test, k=3, device=config["device"])
+    assert items.shape == (2, 3) and (items > 0).all()
+
+
+def test_recbole_checkpoints_reload_too(folder):
+    result = run("GRU4Rec", "cycle", config_dict=settings(folder, k_noise=None, k_sample=None, allow_unknown_keys=True))
+    config, model, _, _, _, test = load_data_and_model(result["checkpoint"])
+    assert type(model).__name__ == "GRU4Rec"
+    assert trainer_class(config)(config, model).evaluate(test, load_best_model=False) == pytest.approx(result["test_result"])
+
+
+def test_foreign_and_mismatching_checkpoints_are_refused_in_one_line(folder, tmp_path):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
+    write_sequences(cycle_sequences(n_items=13), folder, "cycle")
+    cases = {"absent.pth": None, "text.pth": b"hello", "half.pth": Path(result["checkpoint"]).read_bytes()[:500]}
+    for name, content in cases.items():
+        if content:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=name) as caught:
+            load_data_and_model(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="trained on other items"):
+        load_data_and_model(result["checkpoint"])
+
+
+def test_a_pickle_from_elsewhere_is_never_executed(tmp_path):
+    trap = tmp_path / "trap"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(trap),)
+
+    torch.save({"format": 1, "config": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(UsageError, match="bomb.pth"):
+        load_data_and_model(str(tmp_path / "bomb.pth"))
+    assert not trap.exists()
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "model.pth"
+    save_atomically({"epoch": 1}, path)
+    with pytest.raises(Exception):
+        save_atomically({"epoch": lambda: 2}, path)
+    assert torch.load(path) == {"epoch": 1} and os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_config_files_in_order_and_the_command_line_wins(folder, tmp_path):
+    (tmp_path / "a.yaml").write_text("tau: 0.1\nalpha: 0.2\nbeta: 0.3\n")
+    (tmp_path / "b.yaml").write_text("alpha: 0.25\nbeta: 0.35\n")
+    result = run(
+        "SimDiffRec", "cycle", [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")], settings(folder, beta=0.0, epochs=1)
+    )
+    assert [result["settings"][key] for key in ("tau", "alpha", "beta")] == [0.1, 0.25, 0.0]
+
+
+def test_words_are_read_as_yaml_scalars():
+    words = ["-m", "A", "--lr=1e-3", "--note=a=b", "--flag", "--topk", "[1,2]", "--name=10-12", "--off=False", "--x=~"]
+    assert parse_settings(words) == {
+        "model": "A", "lr": 0.001, "note": "a=b", "flag": True, "topk": [1, 2], "name": "10-12", "off": False, "x": None,
+    }  # fmt: skip
+
+
+def test_help_documents_the_settings_of_a_model(capsys):
+    assert main(["--help", "--model=SimDiffRec"]) == 0
+    output = capsys.readouterr().out
+    assert "k_noise (int)" in output and "compare" in output and "SimDiffRec" in output
+
+
+def test_interrupt_is_reported_with_the_checkpoint(folder, capsys, monkeypatch):
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole.trainer.Trainer._train_epoch", interrupted)
+    words = [f"--{key}={value}" for key, value in settings(folder).items()]
+    assert main(["--model=SimDiffRec", "--dataset=cycle", *words]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_hypertuning_of_recbole_finds_its_keys(folder):
+    from recbole_diffusion import objective_function
+
+    found = objective_function({"model": "SimDiffRec", "dataset": "cycle", **settings(folder)})
+    assert {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"} <= set(found)
+
+
+def test_ray_is_never_imported(folder):
+    code = (
+        "import sys; from recbole_diffusion import run; from recbole_diffusion.testing import make_config; "
+        f"run('SimDiffRec', 'cycle', config_dict={settings(folder, epochs=1)!r}); "
+        "assert 'ray' not in sys.modules"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
