@@ -27,6 +27,6 @@ setup(
         "pyyaml",
         "tqdm",
     ],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest", "setuptools>=70"]},
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},
 )

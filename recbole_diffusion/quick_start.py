@@ -54,9 +54,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     network = build_model(config, loaders[0])
     logging.getLogger().info(network)
     trainer = trainer_class(config)(config, network)
-    best_score, best_result = trainer.fit(
-        loaders[0], loaders[1], saved=saved, show_progress=config["show_progress"]
-    )
+    best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training")
     tests = test_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
@@ -88,6 +86,17 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     if config["result_file"]:
         write_json(result, config["result_file"])
     return result
+
+
+def fit(trainer, loaders, saved):
+    """RecBole's ``fit``; Ctrl-C says what was saved."""
+    try:
+        return trainer.fit(loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"])
+    except KeyboardInterrupt:
+        kept = trainer.best_epoch is not None
+        raise KeyboardInterrupt(
+            f"best checkpoint so far: {trainer.saved_model_file}" if kept else "no checkpoint was written yet"
+        ) from None
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True):

@@ -1,0 +1,78 @@
+"""What the benchmarks share: a prepared model, a fresh process per measurement, medians."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def parse(description, **defaults):
+    """Command line with --data_path and the given numbers; sets the number of threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data_path", default="dataset")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    args = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, Python {platform.python_version()}")
+    return args
+
+
+def prepare(model, dataset, args, **settings):
+    """``(config, loaders, network, optimizer)`` ready to train."""
+    import torch
+
+    from recbole_diffusion.config import DiffusionConfig
+    from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, init_seed
+
+    torch.set_num_threads(args.threads)
+    config = DiffusionConfig(model, dataset, config_dict={"data_path": args.data_path, "use_gpu": False, **settings})
+    init_seed(config["seed"], True)
+    loaders = build_loaders(config, create_dataset(config))
+    network = build_model(config, loaders[0]).train()
+    return config, loaders, network, torch.optim.Adam(network.parameters(), lr=1e-3)
+
+
+def in_fresh_process(function, *arguments):
+    """Call a function in a process of its own, so that peak memory is its own; returns its (JSON) result."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, arguments))
+    process.start()
+    result = json.loads(receiver.recv()) if receiver.poll(3600) else {}
+    process.join()
+    return result
+
+
+def _call(sender, function, arguments):
+    sender.send(json.dumps(function(*arguments)))
+
+
+def peak_mb():
+    """Peak resident memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def time_steps(step, batches, warm_up=2):
+    """Seconds of each step after some that are not counted."""
+    seconds = []
+    for i, batch in enumerate(batches):
+        start = time.perf_counter()
+        step(batch)
+        if i >= warm_up:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds):
+    """Median with the fastest and slowest, readable."""
+    return f"{statistics.median(seconds):.3f} s (from {min(seconds):.3f} to {max(seconds):.3f}, {len(seconds)} steps)"
