@@ -1,4 +1,4 @@
-"""Write dataset/toy: 60 users who walk round a ring of 30 items and sometimes jump.
+"""Write dataset/toy: 60 users who walk round a ring of 40 items and sometimes jump.
 
     python dataset/make_toy.py [FOLDER]     (default: the folder toy beside this file)
 
@@ -9,11 +9,11 @@ import random
 import sys
 from pathlib import Path
 
-USERS, ITEMS = 60, 30
+USERS, ITEMS = 60, 40
 SHORTEST, LONGEST = 5, 14
 JUMP = 0.1  # share of steps that go to any item instead of the next one
 START = 1700000000  # seconds
-COLOURS = ("Amber", "Blue", "Coral", "Green", "Ivory", "Violet")
+COLOURS = ("Amber", "Blue", "Coral", "Green", "Ivory", "Olive", "Violet", "White")
 THINGS = ("Bowl", "Cup", "Jug", "Plate", "Vase")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import numpy as np
 from recbole.config import Config
@@ -24,6 +25,7 @@ class DiffusionConfig(Config):
 
     Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
     ``properties/dataset/<dataset>.yaml``, ``config_file_list`` in its order, ``config_dict`` (the command line).
+    A model from elsewhere names its yaml file in the class attribute ``settings_file``.
 
     Args:
         model (str): name of a plugin or RecBole sequential model.
@@ -85,7 +87,7 @@ class DiffusionConfig(Config):
         self._schema = {}
         for path in (
             properties_dir() / "overall.yaml",
-            property_file("model", model),
+            Path(getattr(model_class, "settings_file", property_file("model", model))),
             property_file("dataset", dataset),
         ):
             if path.is_file():
@@ -122,6 +124,10 @@ class DiffusionConfig(Config):
                 "inter": [settings[field] for field in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
             }
             self.external_config_dict.pop("load_col", None)
+        if settings.get("benchmark_filename") and not settings.get("alias_of_item_id"):
+            # Ready-made histories hold items: without the alias they would be numbered on their own.
+            internal["alias_of_item_id"] = [settings["ITEM_ID_FIELD"] + settings["LIST_SUFFIX"]]
+            self.external_config_dict.pop("alias_of_item_id", None)
         if self.is_plugin_model:
             internal["train_neg_sample_args"] = None
             return

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -66,7 +67,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "split": describe_split(config),
         "mask_history": config["mask_history"],
         "seed": config["seed"],
-        "best_valid_score": float(best_score),
+        "best_valid_score": float(best_score) if best_result else None,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": plain_metrics(best_result),
         "test_result": tests[config["mask_history"]],
@@ -144,7 +145,7 @@ def load_checkpoint(model_file):
     try:
         checkpoint = torch.load(model_file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged and foreign files
-        reason = str(error).splitlines()[0][:120]
+        reason = re.sub("\x1b\\[[0-9;]*m", "", str(error).splitlines()[0])[:120]
         raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion: {reason}") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
         raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion (format {CHECKPOINT_FORMAT})")

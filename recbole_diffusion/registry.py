@@ -16,8 +16,10 @@ TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "SRGNN", "GCSAN", "CORE")
 
 def plugin_models():
     """Model name -> ``"module"`` or an entry point, of this package and of installed third parties."""
-    models = dict(MODELS)
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    models, found = dict(MODELS), entry_points()
+    # Python 3.9 returns a dict here, later versions an object with select().
+    group = found.select(group=ENTRY_POINT_GROUP) if hasattr(found, "select") else found.get(ENTRY_POINT_GROUP, ())
+    for entry in group:
         models.setdefault(entry.name, entry)
     return models
 

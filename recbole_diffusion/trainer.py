@@ -21,11 +21,12 @@ class OneTargetCollector(Collector):
         one_each = len(positive_u) == len(scores_tensor) and torch.equal(positive_u, torch.arange(len(positive_u)))
         if others or not one_each:
             return super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-        top = scores_tensor.topk(max(self.topk), dim=-1).indices
+        best, top = scores_tensor.topk(max(self.topk), dim=-1)
         if "rec.items" in wanted:
             self.data_struct.update_tensor("rec.items", top)
         if "rec.topk" in wanted:
-            hits = (top == positive_i.to(top.device)[:, None]).int()
+            # A list that runs out of unseen items is filled up with removed ones, which are no hits.
+            hits = ((top == positive_i.to(top.device)[:, None]) & best.isfinite()).int()
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], 1))
 
 

@@ -314,7 +314,7 @@ def test_a_real_run(capsys):
     assert [cell["seed"] for cell in cells] == [2020, 2021]
     page = Path("out/toy.md").read_text(encoding="utf-8")
     assert format_mean([cell["test_result_masked"]["hit@10"] for cell in cells]) in page
-    assert "- counts: 60 users, 30 items, 552 interactions" in page
+    assert "- counts: 60 users, 40 items, 552 interactions" in page
     capsys.readouterr()
     assert call(*words) == 0
     assert capsys.readouterr().out.count("kept: ") == 2

@@ -64,6 +64,26 @@ def test_packed_transformer_equals_torchs_own(causal):
         torch.testing.assert_close(result[:, view], layout.pack(expected), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_final_block_at_the_last_token_equals_the_whole_block(causal):
+    torch.manual_seed(0)
+    packed = PackedTransformer(2, 2, 8, 16, 0.0, 0.0)
+    layout = PackedLayout(random_lengths())
+    x = torch.randn(layout.n_tokens, 3, 8, requires_grad=True)
+    weight = torch.randn(len(layout.last), 3, 8)
+    gradients = []
+    for states in (
+        packed(x, layout, causal)[layout.last],
+        packed.final_block_at_last(packed.first_blocks(x, layout, causal), layout),
+    ):
+        (states * weight).sum().backward()
+        gradients.append((states.detach(), x.grad.clone(), packed.attention[1].qkv.weight.grad.clone()))
+        packed.zero_grad()
+        x.grad = None
+    for whole, last in zip(*gradients):
+        torch.testing.assert_close(whole, last, atol=1e-5, rtol=1e-4)
+
+
 def copy_weights(packed, reference):
     for attention, feed_forward, layer in zip(packed.attention, packed.feed_forward, reference.layers):
         pairs = [

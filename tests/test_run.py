@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.trainer import Trainer
 
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.cli import main, parse_settings
@@ -161,13 +162,32 @@ def test_help_documents_the_settings_of_a_model(capsys):
 
 
 def test_interrupt_is_reported_with_the_checkpoint(folder, capsys, monkeypatch):
-    def interrupted(self, *args, **kwargs):
-        raise KeyboardInterrupt
+    train_epoch, epochs = Trainer._train_epoch, []
 
-    monkeypatch.setattr("recbole.trainer.Trainer._train_epoch", interrupted)
+    def interrupted_in_the_second(self, *args, **kwargs):
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return train_epoch(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupted_in_the_second)
     words = [f"--{key}={value}" for key, value in settings(folder).items()]
     assert main(["--model=SimDiffRec", "--dataset=cycle", *words]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "interrupted: best checkpoint so far: " in error
+    assert torch.load(error.split()[-1], weights_only=True)["epoch"] == 0
+
+
+def test_without_validation_the_result_file_is_still_json(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, eval_step=0))
+    assert result["best_valid_score"] is None and "Infinity" not in json.dumps(result)
+
+
+def test_a_removed_target_is_never_a_hit(tmp_path):
+    sequences = [[1, 2, 3, 4, 5, 1]] * 6  # the test target was seen, and with it every item is removed
+    folder = write_sequences(sequences, tmp_path, "cycle")
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, alpha=0, beta=0))
+    assert result["test_result_masked"]["hit@5"] == 0 < result["test_result_unmasked"]["hit@5"]
 
 
 def test_hypertuning_of_recbole_finds_its_keys(folder):

@@ -46,12 +46,13 @@ class SequenceDataset(SequentialDataset):
         files = [f"{token}.inter"]
         if self.benchmark_filename_list is not None:
             files = [f"{token}.{part}.inter" for part in self.benchmark_filename_list]
+        known = [name for name in property_names("dataset") if name != token]
         missing = [file for file in files if not os.path.isfile(os.path.join(dataset_path, file))]
         if missing:
             what = f"file '{missing[0]}' of dataset" if folder_exists else "dataset"
             raise UsageError(
                 f"{what} '{token}' not found in '{os.path.abspath(dataset_path)}'"
-                f"{did_you_mean(token, property_names('dataset')) if not folder_exists else ''}: set --data_path to the "
+                f"{did_you_mean(token, known) if not folder_exists else ''}: set --data_path to the "
                 f"folder that holds {token}/, or build it with 'recbole-diffusion prepare {token} --source=RAW_FILE'"
             )
         super()._load_data(token, dataset_path)

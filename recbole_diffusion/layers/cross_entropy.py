@@ -64,7 +64,7 @@ def linear_cross_entropy(hidden, weight, target):
         tuple: ``(loss [], logsumexp [N], maximum [N])``. Only the loss carries a gradient. The confidence of a
         row, its largest probability, is ``exp(maximum - logsumexp)``.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, target)
+    return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target)  # autocast may have made it half
 
 
 def sampled_softmax(hidden, weight, target, negatives):

@@ -34,6 +34,7 @@ class PackedLayout:
         group (torch.LongTensor): [N] the same as the number of the sequence in packed order; never decreases.
         position (torch.LongTensor): [N] 0-based place of a token in its sequence.
         length (torch.LongTensor): [N] length of the sequence that a token belongs to.
+        ends (torch.LongTensor): [B] token that ends each sequence, in packed order.
         last (torch.LongTensor): [B] token that ends each row, in the order of the rows.
         blocks (list[Block]): a partition of the tokens, for attention.
     """
@@ -51,8 +52,9 @@ class PackedLayout:
         self.row = order[self.group]
         self.position = torch.arange(self.n_tokens, device=device) - (ends - sorted_lengths)[self.group]
         self.length = sorted_lengths[self.group]
+        self.ends = ends - 1
         self.last = torch.empty_like(ends)
-        self.last[order] = ends - 1
+        self.last[order] = self.ends
         self.blocks = list(self._make_blocks(sorted_lengths))
 
     @classmethod

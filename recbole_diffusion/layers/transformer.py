@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion.layers.packed import pad_block, unpad_block
@@ -51,6 +52,29 @@ class PackedAttention(nn.Module):
         scores = scores.masked_fill(self._hidden_cells(block, causal), float("-inf"))
         mixed = self.attn_dropout(scores.softmax(-1)) @ v
         return unpad_block(mixed.permute(0, 3, 1, 2, 4).flatten(3), block)
+
+    def at_last(self, x, layout):
+        """The same at the last token of every row only: [N, views, hidden] -> [B, views, hidden].
+
+        The last token sees the whole history with and without a causal mask.
+        """
+        hidden = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        ends = x[layout.last]
+        queries = F.linear(ends, weight[:hidden], bias[:hidden])
+        keys_values = F.linear(x, weight[hidden:], bias[hidden:])
+        by_group = queries[layout.row[layout.ends]].unflatten(-1, (self.n_heads, -1))
+        mixed, first = [], 0
+        for block in layout.blocks:
+            sequences = block.shape[0]
+            k, v = pad_block(keys_values, block).unflatten(-1, (2, self.n_heads, -1)).permute(3, 0, 2, 4, 1, 5)
+            q = by_group[first : first + sequences].unsqueeze(-2)  # [sequences, views, heads, 1, hidden / heads]
+            scores = (q * self.scale) @ k.transpose(-2, -1)
+            scores = scores.masked_fill(self._hidden_cells(block, causal=False), float("-inf"))
+            mixed.append((self.attn_dropout(scores.softmax(-1)) @ v).flatten(2))
+            first += sequences
+        mixed = torch.cat(mixed)[layout.group[layout.last]]
+        return self.LayerNorm(ends + self.out_dropout(self.dense(mixed)))
 
     @staticmethod
     def _hidden_cells(block, causal):
@@ -127,6 +151,18 @@ class PackedTransformer(nn.Module):
         Returns:
             torch.Tensor: [N, views, hidden].
         """
-        for attention, feed_forward in zip(self.attention, self.feed_forward):
+        return self.final_block(self.first_blocks(x, layout, causal), layout, causal)
+
+    def first_blocks(self, x, layout, causal):
+        """All blocks but the last: [N, views, hidden] -> [N, views, hidden]."""
+        for attention, feed_forward in zip(self.attention[:-1], self.feed_forward[:-1]):
             x = feed_forward(attention(x, layout, causal))
         return x
+
+    def final_block(self, x, layout, causal):
+        """The last block at every token: [N, views, hidden] -> [N, views, hidden]."""
+        return self.feed_forward[-1](self.attention[-1](x, layout, causal))
+
+    def final_block_at_last(self, x, layout):
+        """The last block where only the state of the whole history is wanted: [N, views, hidden] -> [B, views, hidden]."""
+        return self.feed_forward[-1](self.attention[-1].at_last(x, layout))

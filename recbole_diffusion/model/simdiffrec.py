@@ -71,11 +71,30 @@ class PositionedTransformer(nn.Module):
 
     def forward(self, x, layout, causal):
         """x: [N, views, d] embeddings -> [N, views, d] hidden states."""
+        return self.transformer(self._place(x, layout), layout, causal)
+
+    def at_last(self, x, layout, causal, full_views=0):
+        """States of whole histories, at the cost of one token each in the last block.
+
+        Args:
+            x (torch.Tensor): [N, views, d] embeddings.
+            layout (PackedLayout): where the tokens belong.
+            causal (bool): whether a token sees only what came before.
+            full_views (int): the first views whose states are wanted at every token as well.
+
+        Returns:
+            tuple: states at every token [N, full_views, d], states of the histories [B, views, d].
+        """
+        x = self.transformer.first_blocks(self._place(x, layout), layout, causal)
+        full = self.transformer.final_block(x[:, :full_views], layout, causal)
+        ends = self.transformer.final_block_at_last(x[:, full_views:], layout)
+        return full, torch.cat([full[layout.last], ends], 1)
+
+    def _place(self, x, layout):
         position = layout.position
         if self.align_end:
             position = position + self.position_embedding.num_embeddings - layout.length
-        x = x + self.position_embedding(position).unsqueeze(1)
-        return self.transformer(self.dropout(self.LayerNorm(x)), layout, causal)
+        return self.dropout(self.LayerNorm(x + self.position_embedding(position).unsqueeze(1)))
 
 
 class SimDiffRec(DiffusionSequentialRecommender):
@@ -94,8 +113,9 @@ class SimDiffRec(DiffusionSequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self._check_catalogue()
         self.alpha, self.beta = config["alpha"], config["beta"]
+        if self.alpha or self.beta:
+            self._check_catalogue()
         self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
         self.recommender = PositionedTransformer(config, self.max_seq_length, config["n_layers"])
         if self.alpha or self.beta:
@@ -125,7 +145,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
 
     def encode(self, item_seq, item_seq_len):
         layout = PackedLayout(item_seq_len)
-        return self._hidden(layout.pack(item_seq).unsqueeze(1), layout)[layout.last, 0]
+        items = layout.pack(item_seq).unsqueeze(1)
+        return self.recommender.at_last(self.item_embedding(items), layout, causal=True)[1][:, 0]
 
     def _hidden(self, items, layout):
         """items: [N, views] -> states of the causal encoder [N, views, d]."""
@@ -258,8 +279,9 @@ class SimDiffRec(DiffusionSequentialRecommender):
         if self.config["official_compat"]:
             return self._encode_random_views(items, layout, confidence)
         views = [items, *self._augment(items, layout, confidence, restored)]
-        hidden = self._hidden(torch.stack(views, 1), layout)
-        return hidden[:, 0], hidden[layout.last]
+        embeddings = self.item_embedding(torch.stack(views, 1))
+        hidden, ends = self.recommender.at_last(embeddings, layout, causal=True, full_views=1)
+        return hidden[:, 0], ends
 
     @torch.no_grad()
     def _augment(self, items, layout, confidence, restored):
@@ -315,5 +337,5 @@ class SimDiffRec(DiffusionSequentialRecommender):
         places = first[layout.row] + shift[layout.row] + layout.position
         views[places[kept]] = items[kept].unsqueeze(1)
         hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
-        view_ends = self._hidden(views, grown)[grown.last]
+        view_ends = self.recommender.at_last(self.item_embedding(views), grown, causal=True)[1]
         return hidden, torch.cat([hidden[layout.last].unsqueeze(1), view_ends], 1)
