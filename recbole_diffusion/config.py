@@ -25,6 +25,7 @@ class DiffusionConfig(Config):
 
     Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
     ``properties/dataset/<dataset>.yaml``, ``config_file_list`` in its order, ``config_dict`` (the command line).
+    ``model_settings`` in a data set's file holds settings of single models on that data.
     A model from elsewhere names its yaml file in the class attribute ``settings_file``.
 
     Args:
@@ -93,6 +94,8 @@ class DiffusionConfig(Config):
             if path.is_file():
                 self.internal_config_dict.update(load_yaml(path))
                 self._schema.update(read_schema(path))
+        for_models = self.internal_config_dict.pop("model_settings", None) or {}
+        self.internal_config_dict.update(for_models.get(model, {}))
         self._check_external()
         self._fit_to_model(model_class)
 
@@ -119,14 +122,14 @@ class DiffusionConfig(Config):
         """Defaults that depend on the model: columns to load, negative sampling, training view."""
         settings = {**self.internal_config_dict, **self.external_config_dict}
         internal = self.internal_config_dict
+        user, item, time = (settings[field] for field in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"))
+        history = item + settings["LIST_SUFFIX"]
+        ready_made = settings.get("benchmark_filename") is not None
         if settings.get("load_col") is None:
-            internal["load_col"] = {
-                "inter": [settings[field] for field in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
-            }
+            internal["load_col"] = {"inter": [user, history, item] if ready_made else [user, item, time]}
             self.external_config_dict.pop("load_col", None)
-        if settings.get("benchmark_filename") and not settings.get("alias_of_item_id"):
-            # Ready-made histories hold items: without the alias they would be numbered on their own.
-            internal["alias_of_item_id"] = [settings["ITEM_ID_FIELD"] + settings["LIST_SUFFIX"]]
+        if ready_made and not settings.get("alias_of_item_id"):
+            internal["alias_of_item_id"] = [history]  # otherwise histories and targets would be numbered apart
             self.external_config_dict.pop("alias_of_item_id", None)
         if self.is_plugin_model:
             internal["train_neg_sample_args"] = None

@@ -114,7 +114,7 @@ def test_ready_made_splits_are_used_as_they_are(tmp_path):
         (folder / f"cycle.{part}.inter").write_text(header + body)
     config = make_config(
         "SimDiffRec", tmp_path, benchmark_filename=list(parts), USER_ID_FIELD="session_id", MAX_ITEM_LIST_LENGTH=3,
-        load_col={"inter": ["session_id", "item_id_list", "item_id"]}, mask_history=True,
+        mask_history=True,
         topk=[1], valid_metric="MRR@1",
     )  # fmt: skip
     data = create_dataset(config)

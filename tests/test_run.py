@@ -205,3 +205,11 @@ def test_ray_is_never_imported(folder):
     )
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def test_a_data_set_can_hold_settings_of_single_models():
+    from recbole_diffusion.config import DiffusionConfig
+
+    assert DiffusionConfig("SimDiffRec", "ml-100k")["train_batch_size"] == 32
+    assert DiffusionConfig("SASRec", "ml-100k")["train_batch_size"] == 2048
+    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"train_batch_size": 64})["train_batch_size"] == 64
