@@ -9,6 +9,7 @@ import resource
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,8 +24,18 @@ def parse(description, **defaults):
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, Python {platform.python_version()}")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    print(f"{processor()}, {args.threads} threads, Python {platform.python_version()}")
     return args
+
+
+def processor():
+    """Name of the processor where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def prepare(model, dataset, args, **settings):
@@ -34,6 +45,7 @@ def prepare(model, dataset, args, **settings):
     from recbole_diffusion.config import DiffusionConfig
     from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, init_seed
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(args.threads)
     config = DiffusionConfig(model, dataset, config_dict={"data_path": args.data_path, "use_gpu": False, **settings})
     init_seed(config["seed"], True)

@@ -194,6 +194,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
         drawn = self._random_items(len(rows), rows.device)
         for _ in range(10):  # a user who has met nearly everything keeps a seen one instead of looping for ever
             clash = torch.isin(rows * self.n_items + drawn, seen)
+            if not clash.any():
+                break
             drawn[clash] = self._random_items(int(clash.sum()), rows.device)
         return drawn
 
@@ -302,11 +304,10 @@ class SimDiffRec(DiffusionSequentialRecommender):
 
     def _contrast(self, ends, target):
         """L_cl (Eq. 17). ends: [B, views, d]; candidates are the views of all users of the batch."""
-        batch, n_views, _ = ends.shape
         hidden_pairs = None
         if self.config["mask_same_target"]:
             same = target[:, None] == target
-            hidden_pairs = same.fill_diagonal_(False).repeat(1, n_views - 1)
+            hidden_pairs = same.fill_diagonal_(False).repeat(1, ends.shape[1] - 1)
         candidates = ends[:, 1:].transpose(0, 1).flatten(0, 1)
         return info_nce(ends[:, 0], candidates, self.config["tau"], hidden_pairs)
 
