@@ -116,7 +116,9 @@ def format_result(result):
         f"seed {result['seed']} (model chosen with the history {chosen})",
         f"{'metric':<10}{'history not masked':>20}{'history masked':>18}",
     ]
-    lines += [f"{metric:<10}{both[0][metric]:>20.4f}{both[1][metric]:>18.4f}" for metric in both[0]]
+    for metric, value in both[0].items():
+        masked = f"{both[1][metric]:.4f}" if both[1] else "not available"
+        lines.append(f"{metric:<10}{value:>20.4f}{masked:>18}")
     if result["checkpoint"]:
         lines.append(f"checkpoint: {result['checkpoint']}")
     return "\n".join(lines)

@@ -131,6 +131,9 @@ class DiffusionConfig(Config):
         if ready_made and not settings.get("alias_of_item_id"):
             internal["alias_of_item_id"] = [history]  # otherwise histories and targets would be numbered apart
             self.external_config_dict.pop("alias_of_item_id", None)
+        if isinstance(self.external_config_dict.get("eval_args"), dict):
+            # What is not given stays that of sequential data; RecBole would fall back to random splits.
+            self.external_config_dict["eval_args"] = {**internal["eval_args"], **self.external_config_dict["eval_args"]}
         if self.is_plugin_model:
             internal["train_neg_sample_args"] = None
             return
@@ -143,6 +146,9 @@ class DiffusionConfig(Config):
     def _require_runnable(self):
         """Relations between settings that would otherwise fail after an epoch, or not at all."""
         self._check_metrics()
+        split, order = self["eval_args"]["split"], self["eval_args"]["order"]
+        if order != "TO" or not isinstance(split, dict) or set(split) - {"LS", "RS", "TS"} or len(split) != 1:
+            raise UsageError(f"eval_args needs order: TO and one split out of LS, RS, TS, got {order} and {split}")
         heads, hidden = self["n_heads"], self["hidden_size"]
         if heads and hidden and hidden % heads:
             raise UsageError(f"hidden_size {hidden} is not a multiple of n_heads {heads}: change one of them")

@@ -192,9 +192,12 @@ def check_against_data(config, data):
 
 
 def test_both_protocols(config, trainer, test_data, load_best_model):
-    """Test results with and without the user's history in the ranking: {mask_history: metrics}."""
-    results = {}
-    for masked in (False, True):
+    """Test results with and without the user's history in the ranking: {mask_history: metrics}.
+
+    Metrics are empty where the history cannot be masked: sampled ranking, and RecBole's special data sets.
+    """
+    results = {False: {}, True: {}}
+    for masked in (False, True) if getattr(test_data, "can_mask_history", False) else (False,):
         test_data.mask_history = masked
         found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
         results[masked] = plain_metrics(found)

@@ -53,6 +53,8 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--valid_metric=NDCG@7"], "valid_metric 'NDCG@7' is not among metrics x topk"),
         (["--model=SimDiffRec", "--metrics=[Hitt]", "--valid_metric=Hitt@5"], "unknown metric 'Hitt'"),
         (["--model=SimDiffRec", "--topk=[0]", "--valid_metric=MRR@0"], "topk must be positive"),
+        (["--model=SimDiffRec", "--eval_args={order: RO}"], "eval_args needs order: TO"),
+        (["--model=SimDiffRec", "--eval_args={split: {XX: 1}}"], "one split out of LS, RS, TS"),
         (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SimDiffRec", "--k_sample=1"], "k_sample must lie in [2, inf)"),

@@ -11,7 +11,7 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_diffusion import load_data_and_model, run
-from recbole_diffusion.cli import main, parse_settings
+from recbole_diffusion.cli import format_result, main, parse_settings
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
@@ -213,3 +213,12 @@ def test_a_data_set_can_hold_settings_of_single_models():
     assert DiffusionConfig("SimDiffRec", "ml-100k")["train_batch_size"] == 32
     assert DiffusionConfig("SASRec", "ml-100k")["train_batch_size"] == 2048
     assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"train_batch_size": 64})["train_batch_size"] == 64
+
+
+def test_sampled_ranking_has_no_masked_result(folder, capsys):
+    sampled = settings(folder, eval_args={"mode": "uni5"}, topk=[1, 2], valid_metric="MRR@2")
+    with pytest.raises(UsageError, match="mask_history needs full ranking"):
+        run("SimDiffRec", "cycle", config_dict={**sampled, "mask_history": True})
+    result = run("SimDiffRec", "cycle", config_dict=sampled)
+    assert result["test_result_masked"] == {} and result["test_result_unmasked"]["hit@1"] >= 0
+    assert "not available" in format_result(result)

@@ -5,6 +5,8 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
 from recbole.data.utils import create_samplers
 
+from recbole_diffusion.errors import UsageError
+
 # Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
 # so that batches stay random.
 BATCHES_PER_POOL = 50
@@ -52,6 +54,11 @@ class SequenceEvalDataLoader(FullSortEvalDataLoader):
 
     mask_history = False
 
+    @property
+    def can_mask_history(self):
+        """Whether the data set knows the whole history; RecBole's few special ones do not."""
+        return hasattr(self._dataset, "history")
+
     def collate_fn(self, index):
         interaction, _, positive_u, positive_i = super().collate_fn(index)
         seen = self._dataset.history(np.array(index)) if self.mask_history else None
@@ -67,6 +74,9 @@ def build_loaders(config, dataset):
 
     Returns:
         tuple: training, validation and test loader.
+
+    Raises:
+        UsageError: when ``mask_history`` cannot be done, and see :meth:`SequenceDataset.build`.
     """
     parts = dataset.build()
     samplers = create_samplers(config, dataset, parts)
@@ -80,8 +90,13 @@ def build_loaders(config, dataset):
 
 
 def _eval_loader(config, part, sampler, phase):
-    if config["eval_args"]["mode"][phase] != "full":
-        return NegSampleEvalDataLoader(config, part, sampler, shuffle=False)
-    loader = SequenceEvalDataLoader(config, part, sampler, shuffle=False)
-    loader.mask_history = config["mask_history"]
+    full = config["eval_args"]["mode"][phase] == "full"
+    if not full:
+        part.trims = False  # this loader concatenates the rows of users, which needs one width
+    loader_class = SequenceEvalDataLoader if full else NegSampleEvalDataLoader
+    loader = loader_class(config, part, sampler, shuffle=False)
+    if config["mask_history"]:
+        if not getattr(loader, "can_mask_history", False):
+            raise UsageError(f"mask_history needs full ranking and a sequence data set, {config['model']} has neither")
+        loader.mask_history = True
     return loader
