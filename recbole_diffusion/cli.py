@@ -112,8 +112,8 @@ def format_result(result):
     chosen = "masked" if result["mask_history"] else "not masked"
     lines = [
         "",
-        f"Test of {result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}, "
-        f"seed {result['seed']} (model chosen with the history {chosen})",
+        f"Test of {result['model']} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
+        f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
         f"{'metric':<10}{'history not masked':>20}{'history masked':>18}",
     ]
     for metric, value in both[0].items():

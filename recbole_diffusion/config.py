@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from recbole.config import Config
 from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType
 
 from recbole_diffusion import registry
 from recbole_diffusion.errors import UsageError, did_you_mean
@@ -18,6 +20,9 @@ RECBOLE_HIDDEN_KEYS = {
     "model", "dataset", "config_files", "encoding", "local_rank", "nproc", "world_size", "offset", "ip", "port",
     "numerical_features", "embedding_size", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
 }  # fmt: skip
+
+LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
+_INTERVAL = re.compile(r"[\[(]\s*-?[\d.]+(e\d+)?\s*,\s*(-?[\d.]+(e\d+)?|inf)\s*[\])]")
 
 
 class DiffusionConfig(Config):
@@ -39,8 +44,14 @@ class DiffusionConfig(Config):
     """
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
-        super().__init__(model, dataset, config_file_list, copy.deepcopy(dict(config_dict or {})))
-        self._require_runnable()
+        try:
+            super().__init__(model, dataset, config_file_list, copy.deepcopy(dict(config_dict or {})))
+            self._require_runnable()
+        except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            # RecBole refuses some values in its own words, others it trips over.
+            raise UsageError(f"a setting cannot be used: {' '.join(str(error).split())}") from error
 
     def compatibility_settings(self):
         """RecBole reads NumPy names of before 1.24; its own version of this fails on NumPy 2."""
@@ -83,17 +94,20 @@ class DiffusionConfig(Config):
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
+        self.internal_config_dict["eval_args"] = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}
         recbole_columns = self.internal_config_dict["load_col"] if dataset == "ml-100k" else None
         self.internal_config_dict["load_col"] = recbole_columns
-        self._schema = {}
+        self._schema, self._required = {}, set()
         for path in (
             properties_dir() / "overall.yaml",
             Path(getattr(model_class, "settings_file", property_file("model", model))),
             property_file("dataset", dataset),
         ):
             if path.is_file():
-                self.internal_config_dict.update(load_yaml(path))
-                self._schema.update(read_schema(path))
+                content, schema = load_yaml(path), read_schema(path)
+                self.internal_config_dict.update(content)
+                self._schema.update(schema)
+                self._required.update(key for key in schema if content[key] is not None)
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
         self._check_external()
@@ -105,8 +119,10 @@ class DiffusionConfig(Config):
         for key, value in self.external_config_dict.items():
             if key not in known and not self.external_config_dict.get("allow_unknown_keys"):
                 raise UsageError(f"unknown key '{key}'{did_you_mean(key, known)} (allow_unknown_keys: True accepts it)")
-            if value is not None or self.internal_config_dict.get(key) is not None:
+            if value is not None or key in self._required:
                 self._check_value(key, value)
+            if isinstance(value, (int, float)) and key in self._schema and self._schema[key].type == "str":
+                self.external_config_dict[key] = str(value)
 
     def _check_value(self, key, value):
         if key in self._schema:
@@ -146,9 +162,12 @@ class DiffusionConfig(Config):
     def _require_runnable(self):
         """Relations between settings that would otherwise fail after an epoch, or not at all."""
         self._check_metrics()
-        split, order = self["eval_args"]["split"], self["eval_args"]["order"]
-        if order != "TO" or not isinstance(split, dict) or set(split) - {"LS", "RS", "TS"} or len(split) != 1:
-            raise UsageError(f"eval_args needs order: TO and one split out of LS, RS, TS, got {order} and {split}")
+        self._check_split(self["eval_args"]["split"], self["eval_args"]["order"])
+        for key in ("user_inter_num_interval", "item_inter_num_interval"):
+            if self[key] is not None and not all(_INTERVAL.fullmatch(part.strip()) for part in str(self[key]).split(";")):
+                raise UsageError(f"{key} must be an interval such as [5,inf), got '{self[key]}'")
+        if self["MODEL_INPUT_TYPE"] is None:
+            raise UsageError(f"RecBole's {self.model} has no loss_type '{self['loss_type']}', it may be CE or BPR")
         heads, hidden = self["n_heads"], self["hidden_size"]
         if heads and hidden and hidden % heads:
             raise UsageError(f"hidden_size {hidden} is not a multiple of n_heads {heads}: change one of them")
@@ -160,8 +179,20 @@ class DiffusionConfig(Config):
         if check:
             check(self)
 
+    @staticmethod
+    def _check_split(split, order):
+        kind, value = next(iter(split.items())) if isinstance(split, dict) and len(split) == 1 else (None, None)
+        ratios = isinstance(value, list) and len(value) == 3 and all(isinstance(part, (int, float)) for part in value)
+        if order != "TO" or not (kind == "LS" and value in LEAVE_ONE_OUT or kind in ("RS", "TS") and ratios):
+            raise UsageError(
+                f"eval_args needs order: TO and a split such as {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}} (or TS), "
+                f"got order {order} and split {split}"
+            )
+
     def _check_metrics(self):
         known = {f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]}
+        if self["eval_type"] != EvaluatorType.RANKING:
+            raise UsageError(f"metrics must rank items, such as Hit, NDCG, MRR; got {self['metrics']}")
         if self["valid_metric"].lower() not in known:
             raise UsageError(
                 f"valid_metric '{self['valid_metric']}' is not among metrics x topk"
@@ -180,6 +211,11 @@ class DiffusionConfig(Config):
             raise UsageError(f"topk must be positive whole numbers, got {settings['topk']}")
         settings["topk"] = list(topk)
         super()._set_default_parameters()
+
+    def _init_device(self):
+        super()._init_device()
+        if not self["use_gpu"]:  # RecBole uses a GPU all the same
+            self.final_config_dict["device"] = torch.device("cpu")
 
     @property
     def is_plugin_model(self):

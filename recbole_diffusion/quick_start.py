@@ -5,10 +5,15 @@ import logging
 import os
 import platform
 import re
-import resource
+import shlex
 import sys
 import time
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 import numpy
 import pandas
@@ -57,7 +62,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     trainer = trainer_class(config)(config, network)
     best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training")
-    tests = test_both_protocols(config, trainer, loaders[2], load_best_model=saved)
+    tests = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
     result = {
@@ -80,7 +85,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "device": str(config["device"]),
         "versions": versions(),
-        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "checkpoint": trainer.saved_model_file if saved else None,
         "settings": config.plain(),
     }
@@ -173,15 +178,24 @@ def create_dataset(config):
         UsageError: see :class:`SequenceDataset`.
     """
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
-    dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
+    try:
+        dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
+    except ValueError as error:  # RecBole's own refusals; UsageError is one as well
+        raise error if isinstance(error, UsageError) else UsageError(str(error).splitlines()[0]) from error
     logging.getLogger().info(dataset)
     return dataset
 
 
 def build_model(config, train_data):
-    """A freshly initialised model on the configured device."""
+    """A freshly initialised model on the configured device. Raises UsageError when RecBole's model wants more data."""
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    return config.model_class(config, train_data._dataset).to(config["device"])
+    try:
+        return config.model_class(config, train_data._dataset).to(config["device"])
+    except (KeyError, ValueError, NotImplementedError) as error:
+        if config.is_plugin_model:
+            raise
+        reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
 
 
 def check_against_data(config, data):
@@ -191,7 +205,7 @@ def check_against_data(config, data):
         raise UsageError(f"topk {max(config['topk'])} is larger than the number of items, {items}")
 
 
-def test_both_protocols(config, trainer, test_data, load_best_model):
+def evaluate_both_protocols(config, trainer, test_data, load_best_model):
     """Test results with and without the user's history in the ranking: {mask_history: metrics}.
 
     Metrics are empty where the history cannot be masked: sampled ranking, and RecBole's special data sets.
@@ -258,8 +272,10 @@ def versions():
 
 def peak_memory_mb():
     """Peak resident memory of the process and, on a GPU, of its allocator, in MB."""
-    unit = 1024 if sys.platform != "darwin" else 1024**2
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit}
+    peak = {}
+    if resource:
+        unit = 1024 if sys.platform != "darwin" else 1024**2
+        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated() // 1024**2
     return peak

@@ -10,6 +10,9 @@ MODELS = {
 }
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 
+# RecBole models that cannot run on lazily built histories: they read the padded ones of the whole data set.
+UNSUPPORTED = ("FEARec",)
+
 # RecBole models whose scores do not depend on how far a batch is padded (tests/test_trim_padding.py).
 TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "SRGNN", "GCSAN", "CORE")
 
@@ -52,6 +55,8 @@ def get_model(name):
         target = plugin[name]
         return getattr(importlib.import_module(target), name) if isinstance(target, str) else target.load()
     stock = recbole_models()
+    if name in UNSUPPORTED:
+        raise UsageError(f"RecBole's {name} reads padded histories of the whole data set, which do not exist here")
     if name in stock:
         return stock[name]
     known = [*plugin, *stock]

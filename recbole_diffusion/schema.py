@@ -42,7 +42,7 @@ class Setting:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = {
             float: is_number,
-            int: is_number and float(value).is_integer(),
+            int: isinstance(value, int) and not isinstance(value, bool),
             str: isinstance(value, (str, int, float)) and not isinstance(value, bool),
             list: isinstance(value, (list, tuple, str, int)) and not isinstance(value, bool),
         }.get(expected, isinstance(value, expected))

@@ -8,6 +8,7 @@ import torch
 from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.utils import dict2str, get_local_time, get_trainer, set_color
+from torch import nn
 
 CHECKPOINT_FORMAT = 1
 
@@ -54,7 +55,7 @@ class SafeCheckpointMixin:
                 "cur_step": self.cur_step,
                 "best_valid_score": float(self.best_valid_score),
                 "state_dict": self.model.state_dict(),
-                "other_parameter": self.model.other_parameter(),
+                "other_parameter": plain_parameters(self.model),
                 "optimizer": self.optimizer.state_dict(),
                 "item_tokens": self.item_tokens,
             },
@@ -93,6 +94,11 @@ def trainer_class(config):
         return DiffusionTrainer
     stock = get_trainer(config["MODEL_TYPE"], config["model"])
     return type(stock.__name__, (SafeCheckpointMixin, stock), {})
+
+
+def plain_parameters(model):
+    """RecBole's ``other_parameter`` without modules, whose weights are in the state dict anyway."""
+    return {key: value for key, value in model.other_parameter().items() if not isinstance(value, nn.Module)}
 
 
 def save_atomically(state, path):

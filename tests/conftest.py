@@ -1,4 +1,4 @@
-"""Shared set-up: one thread per test process, and no files outside the temporary folder."""
+"""Shared set-up: two threads, and no files outside the temporary folder."""
 
 import pytest
 import torch

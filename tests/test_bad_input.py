@@ -15,7 +15,7 @@ def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(trainer.DiffusionTrainer, "fit", fail)
+    monkeypatch.setattr(trainer.SafeCheckpointMixin, "fit", fail)
 
 
 @pytest.fixture
@@ -54,7 +54,21 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--metrics=[Hitt]", "--valid_metric=Hitt@5"], "unknown metric 'Hitt'"),
         (["--model=SimDiffRec", "--topk=[0]", "--valid_metric=MRR@0"], "topk must be positive"),
         (["--model=SimDiffRec", "--eval_args={order: RO}"], "eval_args needs order: TO"),
-        (["--model=SimDiffRec", "--eval_args={split: {XX: 1}}"], "one split out of LS, RS, TS"),
+        (["--model=SimDiffRec", "--eval_args={split: {XX: 1}}"], "a split such as {LS: valid_and_test}"),
+        (["--model=SimDiffRec", "--eval_args={split: {LS: foo}}"], "a split such as"),
+        (["--model=SimDiffRec", "--eval_args={split: {RS: [1,2]}}"], "a split such as"),
+        (["--model=SimDiffRec", "--eval_args={mode: fulll}"], "[fulll]"),
+        (["--model=SimDiffRec", "--eval_args=foo"], "a setting cannot be used"),
+        (["--model=SimDiffRec", "--metrics=[AUC]", "--valid_metric=AUC"], "a setting cannot be used: Full sort"),
+        (["--model=SimDiffRec", "--metrics=5"], "a setting cannot be used"),
+        (["--model=SimDiffRec", "--epochs=2.0"], "epochs must be of type int"),
+        (["--model=SimDiffRec", "--user_inter_num_interval=5"], "must be an interval such as [5,inf)"),
+        (["--model=SimDiffRec", "--item_inter_num_interval=[5"], "must be an interval such as [5,inf)"),
+        (["--model=SimDiffRec", "--ce_positions=last"], "set train_view: prefix"),
+        (["--model=SimDiffRec", "--data_path=2024"], "dataset 'cycle' not found"),
+        (["--model=SASRec", "--loss_type=XX"], "RecBole's SASRec has no loss_type 'XX'"),
+        (["--model=FEARec"], "FEARec reads padded histories"),
+        (["--model=SASRecF", "--train_neg_sample_args=~"], "RecBole's SASRecF cannot be built here"),
         (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SimDiffRec", "--k_sample=1"], "k_sample must lie in [2, inf)"),
@@ -62,7 +76,7 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--topk=[5,13]"], "topk 13 is larger than the number of items, 12"),
         (["--model=SimDiffRec", "--official_compat", "--confidence_t=T"], "set confidence_t: train"),
         (["--model=SimDiffRec", "--config_files=absent.yaml"], "config file 'absent.yaml' does not exist"),
-        (["--model=SimDiffRec", "--user_inter_num_interval=[99,inf)"], "40 users, 12 items"),
+        (["--model=SimDiffRec", "--user_inter_num_interval=[99,inf)"], "before, 0 users, 0 items, 0 interactions after"),
         (["--model=SimDiffRec", "--expected_counts={users: 41, items: 12, interactions: 1}"], "expected 41 users"),
         (["--model=SimDiffRec", "--TIME_FIELD=when"], "has no time field 'when'"),
         (["--model=SimDiffRec", "--ITEM_ID_FIELD=item_ids"], "no column 'item_ids', did you mean 'item_id'?"),
@@ -115,7 +129,9 @@ def break_file(folder, change):
         (lambda lines: lines[:4] + ["u0\ti1\tyesterday"] + lines[4:], "line 5: 'yesterday' is not a number"),
         (lambda lines: lines[:4] + ["u0\ti1\t3\t4\t5"] + lines[4:], "Expected 3 fields in line 5, saw 5"),
         (lambda lines: lines[:1] + [x + "\t9" for x in lines[1:]], "more columns than the header"),
-        (lambda lines: lines[:4] + ["u0\ti1"] + lines[4:], "line 5: no value in time field 'timestamp'"),
+        (lambda lines: lines[:4] + ["u0\ti1"] + lines[4:], "line 5: no number in time field 'timestamp'"),
+        (lambda lines: lines[:4] + ["u0\ti1\tinf"] + lines[4:], "line 5: no number in time field 'timestamp'"),
+        (lambda lines: [lines[0].replace("timestamp:float", "timestamp:token")] + lines[1:], "is a token, which has no order"),
         (lambda lines: lines[:1] + [x for x in lines[1:] if x.endswith(("\t0", "\t1", "\t2"))], "no validation rows"),
         (lambda lines: lines[:1] + [x for x in lines[1:] if x.endswith("\t0")], "no examples"),
     ],
@@ -137,3 +153,10 @@ def test_values_are_never_evaluated(folder, tmp_path, capsys):
     refused(capsys, "--model=SimDiffRec", f"--dataset={code}")
     refused(capsys, "--model=SimDiffRec", *GOOD, "--tau=!!python/object/apply:os.getcwd []")
     assert not trap.exists()
+
+
+def test_a_file_in_another_encoding_is_named(folder, capsys):
+    file = f"{folder}/cycle/cycle.inter"
+    with open(file, "ab") as handle:
+        handle.write("u0\ti\xe9\t99\n".encode("latin-1"))
+    assert "is not utf-8 text" in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")

@@ -174,13 +174,14 @@ def test_contrast_equals_a_loop_over_users():
 
 def test_mask_same_target_drops_users_with_the_same_next_item():
     model = build(**SMALL, mask_same_target=True)
-    ends = torch.randn(3, 3, 16)
-    masked = model._contrast(ends, torch.tensor([7, 7, 8]))
-    ends_of_others_changed = ends.clone()
-    ends_of_others_changed[1, 1:] = torch.randn(2, 16)
-    first_user = lambda e: model._contrast(e, torch.tensor([7, 7, 8]))  # noqa: E731
-    assert masked < model._contrast(ends, torch.tensor([7, 9, 8]))
-    assert torch.isfinite(first_user(ends_of_others_changed))
+    ends, target = torch.randn(4, 3, 16), torch.tensor([7, 7, 8, 7])
+    cosine = torch.nn.functional.cosine_similarity
+    total = 0.0
+    for u in range(4):
+        users = [v for v in range(4) if v == u or target[v] != target[u]]
+        scores = {(v, view): cosine(ends[u, 0], ends[v, view], dim=0) / model.config["tau"] for v in users for view in (1, 2)}
+        total += -(scores[u, 1] - torch.stack(list(scores.values())).logsumexp(0))
+    torch.testing.assert_close(model._contrast(ends, target), total / 4)
 
 
 def test_released_behaviour_fills_short_histories_with_random_items():
@@ -233,3 +234,95 @@ def test_top_items_excludes_padding_and_the_given_item():
 def test_ranks_beyond_the_catalogue_are_refused(settings):
     with pytest.raises(UsageError, match=next(iter(settings))):
         build(**{**SMALL, **settings})
+
+
+# What each switch means
+
+
+def test_a_perfect_denoiser_is_recovered_by_the_reverse_jumps():
+    model = build(**SMALL, confidence_t="T", reverse_steps=4)
+    items, layout, _ = packed_batch(model)
+    clean, noise = model.item_embedding(items).detach(), model._noise(items).detach()
+    model._denoise = lambda state, t, layout: clean
+    restored, confidence = model._reverse(clean, noise, torch.zeros_like(items), items, layout)
+    assert torch.equal(restored, clean) and (confidence > 0).all()
+
+
+def packed_batch(model, seed=9):
+    items, lengths, target = batch(seed=seed)
+    layout = PackedLayout(lengths)
+    return layout.pack(items), layout, target
+
+
+def test_cosine_neighbours_equal_a_naive_search():
+    model = build(**SMALL, sim_metric="cosine")
+    table = model.item_embedding.weight.detach()
+    similarity = torch.nn.functional.cosine_similarity(table[:, None], table[None], dim=-1)
+    similarity[:, 0] = similarity.fill_diagonal_(-2)[:, 0] = -2
+    items = torch.arange(1, N_ITEMS + 1)
+    assert torch.equal(model._similar_items(items).sort().values, similarity[items].topk(4).indices.sort().values)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_detach_noise_decides_whether_neighbours_learn_from_the_noise(detach):
+    model = build(**SMALL, detach_noise=detach)
+    noise = model._noise(torch.tensor([1, 2]))
+    assert noise.requires_grad is not detach
+
+
+def test_gaussian_noise_is_standard_normal():
+    noise = build(**SMALL, noise="gaussian")._noise(torch.ones(5000, dtype=torch.long))
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+
+
+def test_shared_denoiser_is_the_recommenders_transformer():
+    shared, own = build(**SMALL, share_denoiser=True), build(**SMALL, denoiser_layers=1)
+    assert shared.denoiser.transformer is shared.recommender.transformer
+    assert len(own.denoiser.transformer.attention) == 1 and len(own.recommender.transformer.attention) == 2
+
+
+def test_confidence_at_the_last_step_restores_from_pure_noise_in_jumps():
+    model = build(**SMALL, confidence_t="T", reverse_steps=2)
+    items, layout, _ = packed_batch(model)
+    clean, noise = model.item_embedding(items), model._noise(items)
+    last = torch.full_like(items, model.process.steps - 1)
+    restored, confidence = model._reverse(clean, noise, torch.zeros_like(items), items, layout)
+    first = model._denoise(noise, last, layout)  # zero terminal SNR: nothing of the history is left
+    second = model._denoise(model.process.mix(first, noise, last // 2), last // 2, layout)
+    torch.testing.assert_close(restored, second)
+    probability = (second @ model.item_embedding.weight[1:].t()).softmax(-1)
+    torch.testing.assert_close(confidence, probability.amax(-1))
+    assert model._diffuse(items, layout)[2].equal(model._diffuse(items, layout)[2])  # no random step is left in it
+
+
+def test_without_hard_negative_there_is_one_view():
+    model = build(**SMALL, hard_negative=False)
+    items, layout, _ = packed_batch(model)
+    confidence, restored = torch.rand(len(items)), torch.randn(len(items), 16)
+    assert model._encode_views(items, layout, confidence, restored)[1].shape[1] == 2
+    assert build(**SMALL)._encode_views(items, layout, confidence, restored)[1].shape[1] == 3
+
+
+def test_ce_positions_last_is_cross_entropy_at_the_ends():
+    model = build(**SMALL, ce_positions="last", train_view="prefix", alpha=0, beta=0)
+    items, lengths, target = batch(seed=9)
+    loss = model.loss_parts(items, lengths, target)["recommendation"]
+    scores = model.encode(items, lengths) @ model.item_embedding.weight[1:].t()
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(scores, target - 1))
+
+
+@pytest.mark.parametrize("loss_type", ["BCE", "SS"])
+def test_sampled_losses_see_the_next_item_of_every_position(loss_type, monkeypatch):
+    import recbole_diffusion.model.simdiffrec as module
+
+    name = {"BCE": "binary_cross_entropy", "SS": "sampled_softmax"}[loss_type]
+    seen, loss = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: seen.append(arguments) or loss(*arguments))
+    model = build(**SMALL, loss_type=loss_type, alpha=0, beta=0, n_negatives=7)
+    items, lengths, target = batch(seed=9)
+    model.loss_parts(items, lengths, target)
+    layout = PackedLayout(lengths)
+    following = torch.cat([items[:, 1:], torch.zeros_like(items[:, :1])], 1)
+    following[torch.arange(len(items)), lengths - 1] = target
+    assert torch.equal(seen[0][2], layout.pack(following))
+    assert len(seen[0][3]) == (7 if loss_type == "SS" else layout.n_tokens)

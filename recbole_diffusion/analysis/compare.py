@@ -237,7 +237,10 @@ def check_files(config):
 
 
 def fingerprint(config):
-    """Ten hex digits that change with everything that can change a number: settings with all defaults, version."""
+    """Ten hex digits that change with the settings, all defaults included, and the package's version.
+
+    They do not change with the data file or with edited code: delete the cells, or use another ``--out``, after that.
+    """
     settings = {key: value for key, value in config.plain().items() if key not in PLACES}
     content = {"model": config["model"], "dataset": config["dataset"], "settings": settings, "version": __version__}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

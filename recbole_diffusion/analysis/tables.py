@@ -173,7 +173,8 @@ def format_validation(done):
     if not done:
         return NOTHING
     metric = metric_title(done[0]["settings"]["valid_metric"].lower())
-    return f"{metric} {format_mean([r['best_valid_score'] for r in done])}"
+    scores = [r["best_valid_score"] for r in done if r["best_valid_score"] is not None]  # None without validation
+    return f"{metric} {format_mean(scores)}" if scores else NOTHING
 
 
 def format_plain(values, digits=1):

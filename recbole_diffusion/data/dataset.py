@@ -35,7 +35,8 @@ class SequenceDataset(SequentialDataset):
     """
 
     def __init__(self, config):
-        self.trims = config.is_plugin_model or config["trim_padding"]
+        self.lists_items_only = config.is_plugin_model  # RecBole's models may read the history of any field
+        self.trims = self.lists_items_only or config["trim_padding"]
         self.flat = {}
         super().__init__(config)
 
@@ -72,6 +73,8 @@ class SequenceDataset(SequentialDataset):
         except pd.errors.ParserError as error:
             reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
             raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{filepath} is not {encoding or 'utf-8'} text: {error} (set --encoding)") from None
         except ValueError as error:
             self._blame_number(filepath, names, separator)
             raise UsageError(f"{filepath}: {error}") from None
@@ -84,15 +87,15 @@ class SequenceDataset(SequentialDataset):
         for name, ftype in names.items():
             if ftype.value.endswith("seq"):
                 self._split_sequences(frame, name, ftype)
-        if self.time_field in names and frame[self.time_field].isna().any():
-            line = int(frame[self.time_field].isna().argmax()) + 2
-            raise UsageError(f"{filepath} line {line}: no value in time field '{self.time_field}'")
+        if self.time_field in names and not np.isfinite(frame[self.time_field]).all():
+            line = int(np.isfinite(frame[self.time_field]).argmin()) + 2
+            raise UsageError(f"{filepath} line {line}: no number in time field '{self.time_field}'")
         return frame
 
     def _read_header(self, filepath, source, separator, encoding, load_col, unload_col):
         """Name -> FeatureType of the columns to load, which are also registered with the data set."""
-        with open(filepath, encoding=encoding) as file:
-            header = file.readline().rstrip("\r\n")
+        with open(filepath, encoding=encoding, errors="replace") as file:
+            header = file.readline().rstrip("\r\n").lstrip("\ufeff")
         if not header:
             raise UsageError(f"{filepath} is empty: it needs a header such as user_id:token<TAB>item_id:token")
         kinds = {kind.value: kind for kind in FeatureType}
@@ -108,6 +111,11 @@ class SequenceDataset(SequentialDataset):
         absent = [name for name in load_col or () if name not in columns]
         if absent:
             raise UsageError(self._absent_column(filepath, absent[0], columns))
+        if columns.get(self.time_field, FeatureType.FLOAT) != FeatureType.FLOAT:
+            raise UsageError(
+                f"{filepath}: time field '{self.time_field}' is a {columns[self.time_field].value}, which has no order: "
+                f"write {self.time_field}:float with numbers"
+            )
         wanted = {n: t for n, t in columns.items() if (not load_col or n in load_col) and n not in (unload_col or ())}
         for name, kind in wanted.items():
             self.field2source[name], self.field2type[name] = source, kind
@@ -302,15 +310,11 @@ class SequenceDataset(SequentialDataset):
         real = place < length[:, None]
         cells = torch.where(real, start[:, None] + place, 0)
         columns = {k: v for k, v in examples.interaction.items() if k not in (HISTORY_START, USER_START, TARGET)}
-        for field in self._listed_fields():
+        for field in [self.iid_field] if self.lists_items_only else self.flat:
             rows = self.flat[field][cells]
             columns[field + self.config["LIST_SUFFIX"]] = rows * real.view(*real.shape, *[1] * (rows.dim() - 2))
         batch = Interaction(columns)
         return self.join(batch) if join else batch
-
-    def _listed_fields(self):
-        """The plugin's models read item histories only; RecBole's may read any field's."""
-        return [self.iid_field] if self.config.is_plugin_model else list(self.flat)
 
     def history(self, index):
         """Items that came before the targets of some examples, the whole user's and not only the latest.

@@ -97,6 +97,6 @@ def _eval_loader(config, part, sampler, phase):
     loader = loader_class(config, part, sampler, shuffle=False)
     if config["mask_history"]:
         if not getattr(loader, "can_mask_history", False):
-            raise UsageError(f"mask_history needs full ranking and a sequence data set, {config['model']} has neither")
+            raise UsageError("mask_history needs full ranking (eval_args mode: full) on a data set of the plugin's class")
         loader.mask_history = True
     return loader

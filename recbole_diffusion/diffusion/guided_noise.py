@@ -11,7 +11,7 @@ from recbole_diffusion.diffusion.schedules import alpha_bars, linear_betas, zero
 
 
 class GuidedNoiseProcess(nn.Module):
-    """Closed form of Eq. 9 and its deterministic (DDIM) reverse jump. Time steps are 0..T-1.
+    """Closed form of Eq. 9. Time steps are 0..T-1.
 
     Args:
         steps (int): T.

@@ -58,7 +58,7 @@ class PackedLayout:
         self.blocks = list(self._make_blocks(sorted_lengths))
 
     @classmethod
-    def with_padding(cls, rows, width, device=None):
+    def with_padding(cls, rows, width, device):
         """Layout in which padding counts as tokens: ``rows`` sequences of full ``width``, in one block."""
         return cls(torch.full((rows,), width, device=device))
 

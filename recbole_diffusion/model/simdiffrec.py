@@ -131,6 +131,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
     @staticmethod
     def check_config(config):
         """Relations between settings, checked before data are read. Raises UsageError."""
+        if config["ce_positions"] == "last" and config["train_view"] == "sequence":
+            raise UsageError("ce_positions: last would train on one item per user: set train_view: prefix")
         if config["official_compat"] and (config["confidence_t"] != "train" or config["reverse_steps"] != 1):
             raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
 
@@ -261,11 +263,11 @@ class SimDiffRec(DiffusionSequentialRecommender):
         """Restore in ``reverse_steps`` deterministic jumps from ``confidence_t`` on. Vectors [N, d], confidence [N]."""
         if self.config["confidence_t"] == "T":
             t = torch.full_like(t, self.process.steps - 1)
-        state, jumps = self.process.mix(clean, noise, t), self.config["reverse_steps"]
+        jumps = self.config["reverse_steps"]
         for left in range(jumps, 0, -1):
             now = t * left // jumps
+            state = self.process.mix(clean if left == jumps else restored, noise, now)
             restored = self._denoise(state, now, layout)
-            state = self.process.mix(restored, noise, t * (left - 1) // jumps)
         _, logsumexp, maximum = linear_cross_entropy(restored, self.item_embedding.weight[1:], items - 1)
         return restored, (maximum - logsumexp).exp()
 
@@ -316,7 +318,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
     def _diffuse_with_padding(self, items, layout):
         """Restore left-padded rows of full length, where padding is one more item to be predicted."""
         width = self.max_seq_length
-        padded_layout = PackedLayout.with_padding(layout.last.shape[0], width)
+        padded_layout = PackedLayout.with_padding(len(layout.last), width, items.device)
         cells = layout.row * width + width - layout.length + layout.position
         padded = items.new_zeros(padded_layout.n_tokens).index_put((cells,), items)
         padded_layout.blocks[0].real = (padded > 0).unflatten(0, (-1, width))

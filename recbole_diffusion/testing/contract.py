@@ -133,7 +133,8 @@ class ModelContract:
         batch = self.interaction(network, [[1, 2, 3], [4]])
         with torch.no_grad():
             on_cpu = network.full_sort_predict(batch)
-            on_gpu = network.cuda().full_sort_predict(batch.to("cuda")).cpu()
+            network.cuda().device = torch.device("cuda")
+            on_gpu = network.full_sort_predict(batch.to("cuda")).cpu()
         torch.testing.assert_close(on_cpu, on_gpu, atol=1e-4, rtol=1e-4)
 
     def test_learns_a_cycle_and_never_recommends_padding(self, folder):

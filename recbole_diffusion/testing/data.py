@@ -32,5 +32,5 @@ def write_sequences(sequences, folder, name):
 def make_config(model, folder, name="cycle", **settings):
     """A configuration for data under ``folder`` that keeps its files there."""
     defaults = {"data_path": str(folder), "checkpoint_dir": str(Path(folder) / "saved"), "MAX_ITEM_LIST_LENGTH": 10}
-    defaults.update(show_progress=False, topk=[1, 5], valid_metric="MRR@5", train_batch_size=16)
+    defaults.update(show_progress=False, use_gpu=False, topk=[1, 5], valid_metric="MRR@5", train_batch_size=16)
     return DiffusionConfig(model, name, config_dict={**defaults, **settings})
