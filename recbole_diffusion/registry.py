@@ -10,8 +10,11 @@ MODELS = {
 }
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 
-# RecBole models that cannot run on lazily built histories: they read the padded ones of the whole data set.
-UNSUPPORTED = ("FEARec",)
+# RecBole models that cannot run here, and why.
+UNSUPPORTED = {
+    "FEARec": "it reads the padded histories of the whole data set, which do not exist here",
+    "S3Rec": "it trains in two stages with checkpoints of its own: train it with RecBole itself",
+}
 
 # RecBole models whose scores do not depend on how far a batch is padded (tests/test_trim_padding.py).
 TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "SRGNN", "GCSAN", "CORE")
@@ -56,7 +59,7 @@ def get_model(name):
         return getattr(importlib.import_module(target), name) if isinstance(target, str) else target.load()
     stock = recbole_models()
     if name in UNSUPPORTED:
-        raise UsageError(f"RecBole's {name} reads padded histories of the whole data set, which do not exist here")
+        raise UsageError(f"RecBole's {name} cannot run here: {UNSUPPORTED[name]}")
     if name in stock:
         return stock[name]
     known = [*plugin, *stock]

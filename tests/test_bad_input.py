@@ -67,7 +67,7 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--ce_positions=last"], "set train_view: prefix"),
         (["--model=SimDiffRec", "--data_path=2024"], "dataset 'cycle' not found"),
         (["--model=SASRec", "--loss_type=XX"], "RecBole's SASRec has no loss_type 'XX'"),
-        (["--model=FEARec"], "FEARec reads padded histories"),
+        (["--model=FEARec"], "FEARec cannot run here: it reads the padded histories"),
         (["--model=SASRecF", "--train_neg_sample_args=~"], "RecBole's SASRecF cannot be built here"),
         (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),

@@ -6,7 +6,7 @@ import torch
 
 from recbole_diffusion import run
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
-from recbole_diffusion.registry import TRIMMABLE
+from recbole_diffusion.registry import TRIMMABLE, UNSUPPORTED, recbole_models
 from recbole_diffusion.testing import make_config, write_sequences
 
 
@@ -42,11 +42,24 @@ def test_unlisted_models_would_not(name, tmp_path):
     assert not torch.allclose(padded, trimmed, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["SASRec", "BERT4Rec", "GRU4Rec", "NARM", "SRGNN"])
+FEATURES = {"FDSA", "GRU4RecF", "SASRecF"}  # these need a field of the items
+KNOWLEDGE = {"GRU4RecKG", "KSR"}  # these need a knowledge graph
+CATALOGUE = {"GRU4RecCPR", "SASRecCPR"}  # these need a hundred items
+
+
+@pytest.mark.parametrize("name", sorted(set(recbole_models()) - set(UNSUPPORTED) - KNOWLEDGE - CATALOGUE))
 def test_recbole_models_run_through_the_same_command(name, tmp_path):
     random = np.random.default_rng(0)
     sequences = [random.integers(1, 30, size=random.integers(5, 9)).tolist() for _ in range(40)]
-    config = make_config(name, write_sequences(sequences, tmp_path, "cycle"), epochs=1, trim_padding=name in TRIMMABLE)
+    folder = write_sequences(sequences, tmp_path, "cycle")
+    settings = {"epochs": 1, "trim_padding": name in TRIMMABLE, "MAX_ITEM_LIST_LENGTH": 20}
+    if name in FEATURES:
+        rows = "".join(f"i{i}\tc{i % 3} c{i % 5}\n" for i in range(1, 30))
+        (tmp_path / "cycle" / "cycle.item").write_text("item_id:token\tclass:token_seq\n" + rows)
+        columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+        settings.update(load_col=columns, selected_features=["class"])
+    config = make_config(name, folder, **settings)
     result = run(name, "cycle", config_dict=config.external_config_dict)
     assert 0 <= result["test_result_unmasked"]["hit@5"] <= 1 and result["epochs"] == 1
     assert result["dataset_counts"] == {"users": 40, "items": 29, "interactions": sum(map(len, sequences))}
+    assert torch.load(result["checkpoint"], weights_only=True)["config"]["model"] == name
