@@ -1,9 +1,9 @@
-"""Shared set-up: two threads, and no files outside the temporary folder."""
+"""Shared set-up: one thread, and no files outside the temporary folder."""
 
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tensors of the tests are too small to share
 
 
 @pytest.fixture(autouse=True)
