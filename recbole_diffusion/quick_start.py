@@ -53,6 +53,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     start_logging(config)
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
+    counts = data_counts(data)
     loaders = build_loaders(config, data)
     check_against_data(config, data)
     clock.lap("data")
@@ -68,7 +69,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     result = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "dataset_counts": data_counts(data),
+        "dataset_counts": counts,
         "split": describe_split(config),
         "mask_history": config["mask_history"],
         "seed": config["seed"],
@@ -228,8 +229,8 @@ def describe_split(config):
 
 
 def data_counts(data):
-    """Users, items and interactions after filtering."""
-    return getattr(data, "counts", {"users": data.user_num - 1, "items": data.item_num - 1})
+    """Users, items and interactions after filtering; padding does not count. Call before the data are split."""
+    return {"users": data.user_num - 1, "items": data.item_num - 1, "interactions": data.inter_num}
 
 
 def plain_metrics(metrics):

@@ -30,11 +30,11 @@ SWITCHES = [
     # BCE never uses a seen item as negative, so only the ranking of unseen items means something.
     {"loss_type": "BCE", "mask_history": True, "epochs": 60},
     {"loss_type": "SS", "n_negatives": 8},
-    {"ce_positions": "last", "train_view": "prefix"},
+    {"ce_positions": "last", "train_view": "prefix", "epochs": 12},
     {"noise_param": "convex"},
     {"confidence_t": "T", "reverse_steps": 3},
     {"share_denoiser": True},
-    {"official_compat": True, "share_denoiser": True, "train_view": "prefix"},
+    {"official_compat": True, "share_denoiser": True, "train_view": "prefix", "epochs": 12},
     {"sim_metric": "cosine", "detach_noise": True, "noise_refresh": 4},
     {"exclude_original": True, "mask_same_target": True},
     {"pos_align": "start", "mse_weight": 0.0},

@@ -182,11 +182,10 @@ class SequenceDataset(SequentialDataset):
 
     def _data_processing(self):
         super()._data_processing()
-        self.counts = self._counts()
-        expected = self.config["expected_counts"]
-        if expected and self.benchmark_filename_list is None and expected != self.counts:
+        counts, expected = self._counts(), self.config["expected_counts"]
+        if expected and self.benchmark_filename_list is None and expected != counts:
             raise UsageError(
-                f"dataset '{self.dataset_name}' has {_describe(self.counts)} after filtering, expected "
+                f"dataset '{self.dataset_name}' has {_describe(counts)} after filtering, expected "
                 f"{_describe(expected)}: it is another version of the data (expected_counts: ~ accepts it)"
             )
 
