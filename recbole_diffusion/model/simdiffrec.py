@@ -131,7 +131,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
     @staticmethod
     def check_config(config):
         """Relations between settings, checked before data are read. Raises UsageError."""
-        if config["ce_positions"] == "last" and config["train_view"] == "sequence":
+        one_per_user = config["train_view"] == "sequence" and not config["benchmark_filename"]
+        if config["ce_positions"] == "last" and one_per_user:
             raise UsageError("ce_positions: last would train on one item per user: set train_view: prefix")
         if config["official_compat"] and (config["confidence_t"] != "train" or config["reverse_steps"] != 1):
             raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
