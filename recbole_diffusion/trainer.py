@@ -110,6 +110,9 @@ def save_atomically(state, path):
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp hides its files from everybody else
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

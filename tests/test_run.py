@@ -134,6 +134,9 @@ def test_a_pickle_from_elsewhere_is_never_executed(tmp_path):
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "model.pth"
     save_atomically({"epoch": 1}, path)
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "other").unlink()
     with pytest.raises(Exception):
         save_atomically({"epoch": lambda: 2}, path)
     assert torch.load(path) == {"epoch": 1} and os.listdir(tmp_path) == ["model.pth"]
