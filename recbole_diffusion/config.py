@@ -175,6 +175,8 @@ class DiffusionConfig(Config):
             raise UsageError(
                 f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
             )
+        if self["lr_decay_step"] and not self.is_plugin_model:
+            raise UsageError(f"lr_decay_step is for the plugin's models, {self.model} trains at a constant rate: remove it")
         check = getattr(self.model_class, "check_config", None)
         if check:
             check(self)

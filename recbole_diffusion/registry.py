@@ -7,6 +7,8 @@ from recbole_diffusion.errors import UsageError, did_you_mean
 
 MODELS = {
     "SimDiffRec": "recbole_diffusion.model.simdiffrec",
+    "DiffuRec": "recbole_diffusion.model.diffurecsys",
+    "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
 }
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 

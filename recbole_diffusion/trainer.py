@@ -9,6 +9,7 @@ from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.utils import dict2str, get_local_time, get_trainer, set_color
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 CHECKPOINT_FORMAT = 1
 
@@ -47,22 +48,23 @@ class SafeCheckpointMixin:
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         self.best_epoch = epoch
-        save_atomically(
-            {
-                "format": CHECKPOINT_FORMAT,
-                "config": self.config.plain(),
-                "epoch": epoch,
-                "cur_step": self.cur_step,
-                "best_valid_score": float(self.best_valid_score),
-                "state_dict": self.model.state_dict(),
-                "other_parameter": plain_parameters(self.model),
-                "optimizer": self.optimizer.state_dict(),
-                "item_tokens": self.item_tokens,
-            },
-            path,
-        )
+        save_atomically(self.checkpoint(epoch), path)
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def checkpoint(self, epoch):
+        """What a checkpoint holds: tensors and JSON values only."""
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "config": self.config.plain(),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": plain_parameters(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "item_tokens": self.item_tokens,
+        }
 
     def fit(self, train_data, *args, **kwargs):
         dataset = train_data._dataset
@@ -85,7 +87,31 @@ class SafeCheckpointMixin:
 
 
 class DiffusionTrainer(SafeCheckpointMixin, Trainer):
-    """Trainer of the plugin's models."""
+    """Trainer of the plugin's models: RecBole's with a learning rate that falls in steps."""
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.scheduler = None
+        if config["lr_decay_step"]:
+            self.scheduler = StepLR(self.optimizer, config["lr_decay_step"], config["lr_decay_gamma"])
+
+    def _train_epoch(self, *args, **kwargs):
+        losses = super()._train_epoch(*args, **kwargs)
+        if self.scheduler:
+            self.scheduler.step()
+        return losses
+
+    def checkpoint(self, epoch):
+        state = super().checkpoint(epoch)
+        state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
+        return state
+
+    def resume_checkpoint(self, resume_file):
+        """RecBole's, and the schedule of the learning rate."""
+        super().resume_checkpoint(resume_file)
+        state = torch.load(resume_file, weights_only=True, map_location=self.device)["scheduler"]
+        if self.scheduler and state:
+            self.scheduler.load_state_dict(state)
 
 
 def trainer_class(config):

@@ -4,7 +4,12 @@
 t = 0..T-1 as in DDPM (Ho et al. 2020).
 """
 
+import math
+
 import torch
+
+REFERENCE_STEPS = 1000  # for which the ends of DDPM's linear schedule were chosen
+LARGEST_BETA = 0.999  # Nichol and Dhariwal 2021: the last one would be 1
 
 
 def linear_betas(steps, start=1e-4, end=0.02):
@@ -18,6 +23,45 @@ def linear_betas(steps, start=1e-4, end=0.02):
     if not (0 < start < 1 and 0 < end < 1):
         raise ValueError(f"betas must lie in (0, 1), got {start} and {end}")
     return torch.linspace(start, end, steps, dtype=torch.float64)
+
+
+def named_betas(name, steps, start=1e-4, end=0.02):
+    """A schedule by the name that the papers give it.
+
+    Args:
+        name (str): ``linear``, DDPM's; ``trunc_lin``, the truncated linear one of DiffuRec, 0.01 above it; ``cosine``
+            (Nichol and Dhariwal 2021); ``sqrt`` (Li et al. 2022, Diffusion-LM).
+        steps (int): T.
+        start, end (float): ends of the two linear schedules for 1000 steps; with T steps they are 1000 / T times as
+            large, so that the sum of the betas stays the same.
+
+    Returns:
+        torch.Tensor: [steps] float64, each in (0, 1).
+
+    Raises:
+        ValueError: for an unknown name, ``steps`` < 1, or betas outside (0, 1).
+    """
+    scale = REFERENCE_STEPS / max(steps, 1)
+    if name == "linear":
+        return linear_betas(steps, scale * start, scale * end)
+    if name == "trunc_lin":
+        last = scale * end + 0.01
+        if last > 1:
+            last = scale * end / 20 + 0.01
+        return linear_betas(steps, scale * start + 0.01, last)
+    if name == "cosine":
+        return betas_of_alpha_bar(steps, lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2)
+    if name == "sqrt":
+        return betas_of_alpha_bar(steps, lambda u: 1 - math.sqrt(u + 1e-4))
+    raise ValueError(f"schedule must be linear, trunc_lin, cosine or sqrt, got '{name}'")
+
+
+def betas_of_alpha_bar(steps, alpha_bar):
+    """Betas whose cumulative product follows a function of time. alpha_bar: maps u in [0, 1] to (0, 1]."""
+    if steps < 1:
+        raise ValueError(f"a schedule needs at least one step, got {steps}")
+    ratios = [alpha_bar((t + 1) / steps) / alpha_bar(t / steps) for t in range(steps)]
+    return torch.tensor([min(1 - ratio, LARGEST_BETA) for ratio in ratios], dtype=torch.float64)
 
 
 def alpha_bars(betas):

@@ -18,6 +18,7 @@ class Block:
     shape: tuple  # (sequences, width)
     cells: torch.Tensor  # [tokens of the block] index of each token in the flattened [sequences * width] block
     real: torch.Tensor  # [sequences, width] bool, False at padding
+    indifferent: torch.Tensor = None  # [sequences, width] bool, queries that attend to every token alike
 
 
 class PackedLayout:
@@ -61,6 +62,27 @@ class PackedLayout:
     def with_padding(cls, rows, width, device):
         """Layout in which padding counts as tokens: ``rows`` sequences of full ``width``, in one block."""
         return cls(torch.full((rows,), width, device=device))
+
+    @classmethod
+    def left_padded(cls, padded, lengths, width):
+        """Rows of full ``width`` in which padding stands on the left, counts as tokens and attends to all alike.
+
+        This is how the released code of DiffuRec masks: queries of padding instead of keys.
+
+        Args:
+            padded (torch.LongTensor): [B, L] items, zeros on the right.
+            lengths (torch.LongTensor): [B].
+            width (int): length of every row, at least the longest history.
+
+        Returns:
+            tuple: layout of ``B * width`` tokens, their items [B * width].
+        """
+        source = torch.arange(width, device=padded.device) - (width - lengths)[:, None]
+        padding = source < 0
+        items = padded.gather(1, source.clamp(min=0)).masked_fill(padding, 0)
+        layout = cls.with_padding(len(lengths), width, padded.device)
+        layout.blocks[0].indifferent = padding
+        return layout, items.flatten()
 
     def pack(self, padded):
         """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""
