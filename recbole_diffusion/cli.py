@@ -119,6 +119,8 @@ def format_result(result):
     for metric, value in both[0].items():
         masked = f"{both[1][metric]:.4f}" if both[1] else "not available"
         lines.append(f"{metric:<10}{value:>20.4f}{masked:>18}")
+    if result["leaks_test_labels"]:
+        lines.append("These figures LEAK: the model saw the test targets (graph_source: all).")
     if result["checkpoint"]:
         lines.append(f"checkpoint: {result['checkpoint']}")
     return "\n".join(lines)
