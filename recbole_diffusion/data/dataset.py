@@ -183,7 +183,9 @@ class SequenceDataset(SequentialDataset):
     def _data_processing(self):
         super()._data_processing()
         counts, expected = self._counts(), self.config["expected_counts"]
-        if expected and self.benchmark_filename_list is None and expected != counts:
+        if self.benchmark_filename_list is not None:  # histories count, too; they share the numbering of the targets
+            counts["items"] = self.item_num - 1
+        if expected and expected != counts:
             raise UsageError(
                 f"dataset '{self.dataset_name}' has {_describe(counts)} after filtering, expected "
                 f"{_describe(expected)}: it is another version of the data (expected_counts: ~ accepts it)"
