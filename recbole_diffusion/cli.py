@@ -14,6 +14,7 @@ USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VAL
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
+       recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
        python run_recbole_diffusion.py takes the same words.
 
 Trains a model, picks the best epoch on the validation part and tests it.
@@ -58,7 +59,13 @@ def main(argv=None):
 
 def dispatch(words):
     """Hand the words to a command; without one they are those of ``run``."""
-    commands = {"run": run_command, "compare": compare_command, "prepare": prepare_command, "check-data": check_command}
+    commands = {
+        "run": run_command,
+        "compare": compare_command,
+        "prepare": prepare_command,
+        "check-data": check_command,
+        "features": features_command,
+    }
     if "--version" in words:
         print(f"recbole-diffusion {__version__}")
         return 0
@@ -162,6 +169,13 @@ def check_command(words):
     from recbole_diffusion.data import check
 
     return _run_parser("check-data", check, words)
+
+
+def features_command(words):
+    """Turn texts and images of items into a feature file."""
+    from recbole_diffusion.data import extract
+
+    return _run_parser("features", extract, words)
 
 
 def _run_parser(name, module, words):

@@ -116,7 +116,7 @@ def _read(path):
             tokens, vectors = archive["tokens"], archive["vectors"]
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
         raise UsageError(
-            f"'{path}' is no feature file: it must be a .npz archive with the arrays tokens (text) and vectors (numbers)"
+            f"'{path}' is no feature file: it must be a .npz archive of tokens (texts) and vectors (numbers)"
         ) from None
     return tokens, _checked(path, tokens, vectors)
 
