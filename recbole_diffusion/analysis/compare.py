@@ -398,7 +398,7 @@ def finish(results, absent, store, study):
         UsageError: when there is no cell at all.
     """
     found = in_order(results, absent)
-    if not [result for result in results if result]:
+    if not found:
         raise UsageError(
             f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
         )
