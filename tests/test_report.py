@@ -13,13 +13,16 @@ from test_compare import call, made_up, runner  # noqa: F401  (runner is a fixtu
 
 from recbole_diffusion.analysis import paper
 from recbole_diffusion.analysis.bounds import impossible_metrics
+from recbole_diffusion.analysis.compare import read_row
 from recbole_diffusion.analysis.report import write_reports
 from recbole_diffusion.analysis.significance import PairedTest, compare_rows, correct, load_ranks, paired_test, user_values
 from recbole_diffusion.analysis.tables import Study, improvements
 from recbole_diffusion.cli import compare_command
+from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.properties import property_names
 from recbole_diffusion.quick_start import run
+from recbole_diffusion.registry import plugin_models, recbole_models
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 # Tests
@@ -172,6 +175,17 @@ def test_a_preset_is_whole(name):
         assert dataset in preset.datasets and set(rows) == set(preset.rows)
         for values in rows.values():
             assert set(values) == set(preset.metrics) and all(0 < value < 1 for value in values.values())
+
+
+@pytest.mark.parametrize("name", property_names("paper"))
+def test_rows_of_a_preset_fit_their_models(name):
+    preset = paper.read_preset(name)
+    models = {*plugin_models(), *recbole_models()}
+    for label, content in preset.rows.items():
+        row = read_row(label, content)
+        for dataset in preset.datasets if row.model in models else ():
+            DiffusionConfig(row.model, dataset, config_dict={**row.settings, **row.per_dataset.get(dataset, {})})
+        assert set(row.per_dataset) <= set(preset.datasets)
 
 
 def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, tmp_path):  # noqa: F811

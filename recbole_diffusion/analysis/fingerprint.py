@@ -69,6 +69,8 @@ def data_files(config):
     parts = [f"{part}.inter" for part in config["benchmark_filename"] or []] or ["inter"]
     others = [*(config["load_col"] or {}), *(config["additional_feat_suffix"] or [])]
     candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
+    if config["item_features"] == "auto":
+        candidates.append(folder / f"{name}.features.npz")
     words = [value for key, value in config.plain().items() if isinstance(value, str) and value and key not in PLACES]
     candidates += [place / word for word in words for place in (folder, Path())]
     return {path.name: path for path in candidates if is_file(path)}

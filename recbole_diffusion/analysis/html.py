@@ -140,7 +140,7 @@ def format_published(dataset, rows, names, study):
     if not figures:
         return ""
     columns = {"row": list(figures)}
-    for name in names or study.metrics:
+    for name in names:
         columns[f"{metric_title(name)} ours"] = [
             text.partition(" ")[0] for text, _ in column({row: rows[row] for row in figures}, "test_result_unmasked", name)
         ]

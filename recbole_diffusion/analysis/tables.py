@@ -148,9 +148,9 @@ def is_smaller_better(name):
 
 
 def shown_metrics(results, study):
-    """Metrics of the tables: the study's that exist, else all."""
+    """Metrics of the tables: the study's that exist, else all; before the first run the study's."""
     names = metric_names(results)
-    return [name for name in study.metrics if name in names] or names
+    return [name for name in study.metrics if name in names] or names or list(study.metrics)
 
 
 def row_under_test(rows, study):
@@ -254,7 +254,7 @@ def format_published(dataset, rows, names, study):
     if not figures:
         return ""
     columns = {"row": list(figures)}
-    for name in names or study.metrics:
+    for name in names:
         ours = [text for text, _ in column({label: rows[label] for label in figures}, "test_result_unmasked", name)]
         printed = [format_figure(figures[label].get(name), (label, name) in doubts, study.unit) for label in figures]
         columns[f"{metric_title(name)} ours"], columns[f"{metric_title(name)} paper"] = ours, printed
