@@ -196,6 +196,22 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
         plot_command(["sweep", "--key=alpha"])
 
 
+def test_every_part_of_the_loss_is_logged_by_name(tmp_path, monkeypatch):
+    from recbole.utils.wandblogger import WandbLogger
+    from torch.utils.tensorboard import SummaryWriter
+
+    scalars, sent = [], []
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, name, *args: scalars.append(name))
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, metrics, head: sent.append((head, set(metrics))))
+    data = write_sequences(cycle_sequences(n_users=8), tmp_path, "cycle")
+    settings = {"data_path": data, "epochs": 1, "topk": [5], "valid_metric": "MRR@5", "use_gpu": False, "k_noise": 3,
+                "show_progress": False, "hidden_size": 8}  # fmt: skip
+    run("SimDiffRec", "cycle", config_dict=settings)
+    parts = {"recommendation", "contrast", "diffusion"}
+    assert {f"Loss/Train/{name}" for name in parts} <= set(scalars)
+    assert ("train", {*parts, "train_step"}) in sent
+
+
 def test_history_of_a_run_is_json(runs):
     history = json.loads(runs.files["SimDiffRec"].read_text())["history"]
     assert history["epoch"] == [0, 1, 2] == history["valid_epoch"]

@@ -221,7 +221,7 @@ def test_impossible_cells_are_marked(runner, tmp_path):  # noqa: F811
         (["--paper=simdiffrec.table2", "--datasets=beuty"], "has no data set 'beuty', did you mean 'beauty'"),
         (["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRek"], "--only names no row 'SASRek', did you mean 'SASRec'"),
         (["--models=SASRec", "--ours=SASRek"], "--ours names no row 'SASRek', did you mean 'SASRec'"),
-        (["--models=SASRec", "--metrics=HR@11"], "unknown metric 'HR@11'"),
+        (["--models=SASRec", "--show=HR@11"], "unknown metric 'HR@11'"),
         (["--models=SASRec", "--jobs=0"], "--jobs is how many"),
     ],
 )
@@ -248,7 +248,7 @@ def test_runs_of_other_code_count_when_asked(runner, monkeypatch):  # noqa: F811
 
 
 def test_chosen_metrics_and_row_under_test(runner):  # noqa: F811
-    call("--models=SASRec,SimDiffRec", "--seeds=1", "--ours=SASRec", "--metrics=NDCG@10,hit@5")
+    call("--models=SASRec,SimDiffRec", "--seeds=1", "--ours=SASRec", "--show=NDCG@10,hit@5")
     page = Path("out/toy.md").read_text(encoding="utf-8")
     assert "| row | NDCG@10 | HR@5 |" in page and "SASRec against the best other row" in page
 

@@ -72,7 +72,7 @@ def add_arguments(parser):
     parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
     parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
     parser.add_argument("--ours", help="label of the row that is tested against the others (default the last)")
-    parser.add_argument("--metrics", default="", dest="shown", help="metrics of the tables, such as HR@10,NDCG@10")
+    parser.add_argument("--show", default="", help="metrics of the tables, such as HR@10,NDCG@10 (default all)")
     parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
     parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
     parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
@@ -185,8 +185,8 @@ def describe_study(args, settings, preset, cells):
     if preset:
         study.title, study.note, study.published, study.unit = preset.title, preset.note, preset.published, preset.unit
         study.metrics, study.ours = list(preset.metrics), args.ours or preset.ours
-    if args.shown:
-        study.metrics = [check_metric(name, cells) for name in split_names(args.shown, "metrics")]
+    if args.show:
+        study.metrics = [check_metric(name, cells) for name in split_names(args.show, "show")]
     return study
 
 
@@ -331,7 +331,7 @@ def check_files(config):
 def selection_words(args, settings):
     """What the user asked for, as settings of a command; --out and --jobs are no part of it."""
     words = {"paper": args.paper, "models": args.models, "rows": args.rows, "only": args.only, "datasets": args.datasets}
-    words.update(ours=args.ours, metrics=args.shown, seeds=int(args.seeds))
+    words.update(ours=args.ours, show=args.show, seeds=int(args.seeds))
     return {**{key: value for key, value in words.items() if value}, **settings}
 
 

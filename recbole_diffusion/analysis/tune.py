@@ -31,9 +31,9 @@ def add_arguments(parser):
     parser.add_argument("--space", help="yaml file: key -> list of values, or {low: , high: , log: True, step: }")
     parser.add_argument("--study", help="name of the study (default MODEL-DATASET)")
     parser.add_argument("--storage", help="database URL, shared by machines (default sqlite in --out)")
-    parser.add_argument("--sampler", default="tpe", help="tpe, random or grid (default tpe)")
+    parser.add_argument("--search", default="tpe", help="tpe, random or grid (default tpe)")
     parser.add_argument("--pruner", default="median", help="median, halving or none (default median)")
-    parser.add_argument("--sampler-seed", default="2020", help="seed of the search (default 2020)")
+    parser.add_argument("--search-seed", default="2020", help="seed of the search (default 2020)")
     parser.add_argument("--out", default="runs/tune", help="folder for the study and its best settings")
 
 
@@ -151,9 +151,9 @@ def open_study(optuna, args, space, direction):
         "halving": optuna.pruners.SuccessiveHalvingPruner(),
         "none": optuna.pruners.NopPruner(),
     }
-    sampler, pruner = pick("sampler", args.sampler, samplers), pick("pruner", args.pruner, pruners)
-    if not args.sampler_seed.isdecimal():
-        raise UsageError(f"--sampler-seed must be a whole number, got '{args.sampler_seed}'")
+    sampler, pruner = pick("search", args.search, samplers), pick("pruner", args.pruner, pruners)
+    if not args.search_seed.isdecimal():
+        raise UsageError(f"--search-seed must be a whole number, got '{args.search_seed}'")
     storage = args.storage
     if not storage:
         Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def open_study(optuna, args, space, direction):
     try:
         return optuna.create_study(
             study_name=args.study or f"{args.model}-{args.dataset}", storage=storage, load_if_exists=True,
-            sampler=sampler(int(args.sampler_seed)), pruner=pruner, direction=direction,
+            sampler=sampler(int(args.search_seed)), pruner=pruner, direction=direction,
         )  # fmt: skip
     except Exception as error:  # each database has errors of its own
         raise UsageError(f"--storage={storage} cannot be used: {first_line(error)}") from None
@@ -179,7 +179,7 @@ def grid_of(space):
     """The space for a grid. Raises UsageError where it has a range."""
     for key, values in space.items():
         if not isinstance(values, list):
-            raise UsageError(f"--sampler=grid needs lists of values, {key} is a range")
+            raise UsageError(f"--search=grid needs lists of values, {key} is a range")
     return space
 
 
