@@ -36,11 +36,13 @@ def main():
                 run("SimDiffRec", args.dataset, config_dict={**settings, "seed": seed})
 
         words = [f"--{key}={value}" for key, value in settings.items()]
-        selection = ["--models=SimDiffRec", f"--datasets={args.dataset}", f"--seeds={args.seeds}", f"--out={folder}/out"]
+        selection = ["--models=SimDiffRec", f"--datasets={args.dataset}", f"--seeds={args.seeds}"]
+        words += [*selection, f"--out={folder}/out"]
         run("SimDiffRec", args.dataset, config_dict={**settings, "epochs": 1})  # first calls load and compile
-        bare, compared = timed(by_hand), timed(lambda: compare_command([*selection, *words]))
-        again = timed(lambda: compare_command([*selection, *words]))
-    print(f"{args.seeds} runs by hand {bare:.1f} s, compare {compared:.1f} s ({compared / bare - 1:+.1%}), again {again:.2f} s")
+        bare, compared = timed(by_hand), timed(lambda: compare_command(words))
+        again = timed(lambda: compare_command(words))
+    share = f"{compared / bare - 1:+.1%}"
+    print(f"{args.seeds} runs by hand {bare:.1f} s, compare {compared:.1f} s ({share}), again {again:.2f} s")
 
 
 if __name__ == "__main__":

@@ -289,7 +289,8 @@ def write_ranks(ranks, test_part, path):
         test_part (SequenceDataset): its rows in the order of the ranks.
         path (str | Path): ``.npz`` file with ``user`` and ``item`` (numbers of the data set), ``unmasked``, ``masked``.
     """
-    found = {name: ranks[masked] for name, masked in (("unmasked", False), ("masked", True)) if ranks[masked] is not None}
+    named = {"unmasked": ranks[False], "masked": ranks[True]}
+    found = {name: places for name, places in named.items() if places is not None}
     if not found:
         return
     rows = test_part.inter_feat

@@ -49,7 +49,8 @@ def drawn(name, folder="runs/plots"):
 def test_learning_curves_are_those_of_the_run(runs):
     assert plot_command(["curves", f"ours={runs.files['SimDiffRec']}", f"base={runs.files['SASRec']}"]) == 0
     rows, history = drawn("curves"), runs.results["SimDiffRec"]["history"]
-    assert {row["curve"] for row in rows if row["run"] == "ours"} == {"recommendation", "contrast", "diffusion", "mrr@5"}
+    curves = {row["curve"] for row in rows if row["run"] == "ours"}
+    assert curves == {"recommendation", "contrast", "diffusion", "mrr@5"}
     valid = [float(row["value"]) for row in rows if row["run"] == "ours" and row["curve"] == "mrr@5"]
     assert valid == history["valid"]["mrr@5"] and max(valid) == runs.results["SimDiffRec"]["best_valid_score"]
     losses = [float(row["value"]) for row in rows if (row["run"], row["curve"]) == ("base", "loss")]
@@ -164,7 +165,7 @@ def test_a_silhouette_by_hand():
         ([], "the following arguments are required"),
         (["pie"], "invalid choice"),
         (["curves", "absent.json"], "file 'absent.json' does not exist"),
-        (["curves", "a=note.json"], "no result file with learning curves"),
+        (["curves", "a=note.json"], "has no learning curves"),
         (["curves", "a={result}", "a={result}"], "two files have the label 'a'"),
         (["curves", "a={result}", "--metric=HR@7"], "unknown metric 'HR@7'|unknown metric 'hit@7'"),
         (["sweep", "--key=alpha", "--folder=nowhere"], "no kept run in 'nowhere' was given the setting 'alpha'"),

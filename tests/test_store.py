@@ -1,4 +1,4 @@
-"""The results folder: kills, several programs at once, damaged and foreign files. Some tests train in real processes."""
+"""The results folder: kills, several programs at once, damaged and foreign files. Some tests train in processes."""
 
 import csv
 import json
@@ -15,7 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from recbole_diffusion.analysis import fingerprint as fingerprints, store as stores, work
+from recbole_diffusion.analysis import fingerprint as fingerprints
+from recbole_diffusion.analysis import store as stores
+from recbole_diffusion.analysis import work
 from recbole_diffusion.analysis.compare import Cell
 from recbole_diffusion.analysis.store import Store, numbered_locks
 from recbole_diffusion.cli import main
@@ -142,7 +144,7 @@ def test_one_holder_among_many_threads(folder):
 
 
 def write_lock(path, age=0.0, **owner):
-    content = {"machine": stores.this_machine(), "pid": os.getpid(), "started": stores.this_process()["started"], **owner}
+    content = {**stores.this_process(), **owner}
     path.write_text(json.dumps(content), encoding="utf-8")
     os.utime(path, (time.time() - age,) * 2)
 
@@ -195,7 +197,8 @@ def test_a_living_lock_beats(folder, monkeypatch):
 
 
 def cell(name="x", **changes):
-    plain = Cell("A", "A", "d", 1, {}, Path(f"out/d/{name}.json"), {"settings": "s", "code": "c", "data": "d", "all": "a"})
+    hashes = {"settings": "s", "code": "c", "data": "d", "all": "a"}
+    plain = Cell("A", "A", "d", 1, {}, Path(f"out/d/{name}.json"), hashes)
     return replace(plain, **changes)
 
 
@@ -265,7 +268,7 @@ def test_only_changed_runs_are_read_again(folder, monkeypatch):
 
 def test_a_folder_of_another_version_is_refused(folder):
     Path("out/index.json").write_text('{"format": 99}', encoding="utf-8")
-    with pytest.raises(UsageError, match="another version .format 99, this is 2.: use another --out"):
+    with pytest.raises(UsageError, match="another version .format 99, not 2.: use another --out"):
         Store("out")
     Path("out/index.json").unlink()
     Path("out/d/old.json").write_text('{"row": "A"}', encoding="utf-8")
@@ -342,7 +345,8 @@ def same_results(first, second):
 @pytest.mark.parametrize("model", ["SimDiffRec", "SASRec", "BERT4Rec"])
 def test_prepared_data_give_the_same_results(data, tmp_path, model):
     settings = {"data_path": data, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "valid_metric": "MRR@5",
-                "train_batch_size": 16, "checkpoint_dir": str(tmp_path), "use_gpu": False, "show_progress": False}  # fmt: skip
+                "train_batch_size": 16, "checkpoint_dir": str(tmp_path), "use_gpu": False,
+                "show_progress": False}  # fmt: skip
     settings.update({"hidden_size": 8, "k_noise": 3, "inner_size": 8, "allow_unknown_keys": True})
     cache = DataCache()
     run("SASRec", "cycle", config_dict={**settings, "seed": 7}, data_cache=cache)

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from recbole_diffusion import quick_start
+from recbole_diffusion.analysis.tune import ends_of
 from recbole_diffusion.cli import tune_command
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.loaders import SequenceEvalDataLoader
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.properties import load_yaml, property_file, property_names
-from recbole_diffusion.analysis.tune import ends_of
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 optuna = pytest.importorskip("optuna")

@@ -1,5 +1,6 @@
 """``recbole-diffusion compare``: models x data sets x seeds, each cell kept, and tables of what is there."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def plan_cells(args, settings, preset=None):
     seeds = list_seeds(args.seeds, settings)
     known = {*plugin_models(), *recbole_models()} if preset else {row.model for row in rows}
     runnable = [row for row in rows if row.model in known]
-    cells = [plan_cell(row, dataset, seed, settings, args) for dataset in datasets for row in runnable for seed in seeds]
+    chosen = itertools.product(datasets, runnable, seeds)
+    cells = [plan_cell(row, dataset, seed, settings, args) for dataset, row, seed in chosen]
     return cells, [
         {"row": row.label, "model": row.model, "dataset": dataset, "seed": "", "given": {},
          "absent": "not run yet" if row in runnable else "no such model yet"}
@@ -330,8 +332,8 @@ def check_files(config):
 
 def selection_words(args, settings):
     """What the user asked for, as settings of a command; --out and --jobs are no part of it."""
-    words = {"paper": args.paper, "models": args.models, "rows": args.rows, "only": args.only, "datasets": args.datasets}
-    words.update(ours=args.ours, show=args.show, seeds=int(args.seeds))
+    words = {"paper": args.paper, "models": args.models, "rows": args.rows, "only": args.only}
+    words.update(datasets=args.datasets, ours=args.ours, show=args.show, seeds=int(args.seeds))
     return {**{key: value for key, value in words.items() if value}, **settings}
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import recbole
+
 import recbole_diffusion
 from recbole_diffusion.analysis.tables import PLACES
 

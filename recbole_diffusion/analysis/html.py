@@ -9,6 +9,7 @@ from recbole_diffusion.analysis.tables import (
     column,
     comparisons,
     describe_row,
+    finished,
     format_figure,
     format_heading,
     group_by,
@@ -26,9 +27,10 @@ from recbole_diffusion.analysis.tables import (
 STYLE = """
 :root { color-scheme: light; --ink: #1b1f24; --soft: #5b6570; --line: #d5dbe1; --fill: #7fb2de; --head: #f3f6f9; }
 * { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink); margin: 0 auto; padding: 24px;
-  max-width: 1280px; background: #fff; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 21px; margin: 40px 0 8px; border-bottom: 2px solid var(--ink); }
+body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink); margin: 0 auto;
+  padding: 24px; max-width: 1280px; background: #fff; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 21px; margin: 40px 0 8px; border-bottom: 2px solid var(--ink); }
 h3 { font-size: 16px; margin: 24px 0 6px; } p, ul { max-width: 90ch; margin: 6px 0; } ul { padding-left: 20px; }
 nav a { margin-right: 14px; } a { color: #0b5394; }
 .scroll { overflow-x: auto; margin: 6px 0 10px; }
@@ -77,10 +79,12 @@ def format_html(results, study):
 def format_dataset(dataset, results, study):
     """The section of one data set."""
     rows, names = group_by(results, "row"), shown_metrics(results, study)
+    with_runs = {label: cells for label, cells in rows.items() if finished(cells)}
     facts = [line[2:] for line in format_heading(results).splitlines()]
     parts = [f'<h2 id="{escape(dataset)}">{escape(dataset)}</h2>', bullets(facts)]
-    for title, protocol in PROTOCOLS.items():
-        parts += [tag("h3", f"History {title}"), format_metrics(rows, names, protocol, study)]
+    for i, (title, protocol) in enumerate(PROTOCOLS.items()):
+        shown = with_runs if i and with_runs else rows  # rows without runs stand in the first table only
+        parts += [tag("h3", f"History {title}"), format_metrics(shown, names, protocol, study)]
     parts += [format_published(dataset, rows, names, study), format_tests(rows, names, study)]
     table = {label: row_facts(cells) for label, cells in rows.items() if "absent" not in cells[0]}
     if table:
@@ -130,7 +134,9 @@ def metric_cell(text, place, share):
     mean, _, deviation = text.partition(" ± ")
     kind = {1: "best", 2: "second"}.get(place, "")
     below = tag("span", f"± {deviation}", "std") if deviation else ""
-    bar = f' style="background-size: {share:.0%} 5px"' if share else ""
+    bar = f' style="background-size: calc({share:.0%} - 8px) 4px"' if share else ""
+    if text == NOTHING:
+        return tag("td", NOTHING, "soft")
     return f'<td class="bar"{bar}><span class="{kind}">{mean}</span>{below}</td>'
 
 
@@ -141,9 +147,8 @@ def format_published(dataset, rows, names, study):
         return ""
     columns = {"row": list(figures)}
     for name in names:
-        columns[f"{metric_title(name)} ours"] = [
-            text.partition(" ")[0] for text, _ in column({row: rows[row] for row in figures}, "test_result_unmasked", name)
-        ]
+        ours = column({row: rows[row] for row in figures}, "test_result_unmasked", name)
+        columns[f"{metric_title(name)} ours"] = [text.partition(" ")[0] for text, _ in ours]
         columns[f"{metric_title(name)} paper"] = [
             format_figure(figures[row].get(name), (row, name) in doubts, study.unit) for row in figures
         ]
@@ -159,7 +164,8 @@ def format_tests(rows, names, study):
         found = comparisons(rows, ours, protocol, names)
         if found:
             summary = f"History {title}: {ours} against {', '.join(dict.fromkeys(c.other for c in found))}"
-            parts.append(f"<details open><summary>{escape(summary)}</summary>{html_table(test_columns(found))}</details>")
+            table = html_table(test_columns(found))
+            parts.append(f"<details open><summary>{escape(summary)}</summary>{table}</details>")
     if not parts:
         return ""
     note = (
@@ -173,7 +179,7 @@ def format_tests(rows, names, study):
 def format_failures(results):
     """Failed cells and rows without a model."""
     failed = [f"{r.get('row', r['model'])}, seed {r['seed']}: {r['error']}" for r in results if "error" in r]
-    absent = [f"{label}: {cells[0]['absent']}" for label, cells in group_by(results, "row").items() if "absent" in cells[0]]
+    absent = [f"{r['row']}: {r['absent']}" for r in results if "absent" in r]
     parts = []
     if failed:
         parts += [tag("h3", "Failed cells"), bullets(failed, "error")]

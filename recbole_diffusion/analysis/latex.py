@@ -52,8 +52,8 @@ def format_table(dataset, rows, names, study, title, protocol):
     if gains:
         texts = [escape(f"{gains[name][1]:+.1%}") if name in gains else escape(NOTHING) for name in names]
         lines += [r"\midrule", format_line(["gain of " + ours], texts)]
-    caption = f"{dataset}, history {title}. Mean and standard deviation over {count_seeds(rows)}; best bold, second best"
-    caption += " underlined." + (" Figures marked ‡ cannot be true." if doubts else "")
+    caption = f"{dataset}, history {title}. Mean and standard deviation over {count_seeds(rows)}; best bold, second"
+    caption += " best underlined." + (" Figures marked ‡ cannot be true." if doubts else "")
     return "\n".join([
         r"\begin{table}[t]", r"\centering", r"\small", rf"\caption{{{escape(caption)}}}",
         rf"\begin{{tabular}}{{l{'c' * len(names)}}}", r"\toprule",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import load_yaml, property_file, property_names
 
-
 SAME = {"hr": "hit", "p": "hit"}  # precision at K of a single target is printed as a hit rate
 
 

@@ -84,8 +84,9 @@ def import_matplotlib():
         raise UsageError('plot needs matplotlib: pip install "recbole-diffusion[viz]"') from None
     matplotlib.use("Agg")
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-             "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "figure.constrained_layout.use": True,
-             "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "recbole-diffusion"}  # fmt: skip
+             "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True,
+             "figure.constrained_layout.use": True, "legend.frameon": False, "svg.fonttype": "none",
+             "svg.hashsalt": "recbole-diffusion"}  # fmt: skip
     matplotlib.rcParams.update(style)
 
 
@@ -208,7 +209,7 @@ def read_result(path):
             return result
     except (ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"'{path}' is no result file with learning curves: run with --result_file, or name a run of compare")
+    raise UsageError(f"'{path}' has no learning curves: name a file of --result_file or a run of compare")
 
 
 # Sweeps
@@ -234,7 +235,7 @@ def draw_sweep(args):
         group.setdefault(run["given"][args.key], []).append(run[source][metric])
     labels = list(dict.fromkeys(label for groups in panels.values() for label in groups))
     if len(labels) > MOST_LINES:
-        raise UsageError(f"{len(labels)} lines are more than a reader can tell apart: choose with --datasets or --folder")
+        raise UsageError(f"{len(labels)} lines are more than a reader can tell apart: use --datasets or --folder")
     shown = dict(zip(labels, short_labels(labels)))
     figure, axes = new_figure(len(panels))
     rows = [row for place, (name, groups) in zip(axes, panels.items())

@@ -158,7 +158,7 @@ def sequence_cloud(path, data_path, points, users, seed):
         try:
             found = encode(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
         except TypeError:
-            raise UsageError(f"{config['model']} has no vector of a history that can be drawn: use --what=items") from None
+            raise UsageError(f"{config['model']} has no vector of a history to draw: use --what=items") from None
     vectors = unit(found.view(len(chosen), -1).cpu().numpy())
     labels = KMeans(min(CLUSTERS, len(chosen) - 1), n_init=3, random_state=seed).fit_predict(vectors)
     names = [str(data.field2id_token[data.uid_field][i]) for i in batch[data.uid_field].cpu()]

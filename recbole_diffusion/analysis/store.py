@@ -48,7 +48,7 @@ class Store:
             found = FORMAT
         if found != FORMAT:
             raise UsageError(
-                f"'{self.folder}' holds results of another version (format {found}, this is {FORMAT}): use another --out"
+                f"'{self.folder}' holds results of another version (format {found}, not {FORMAT}): use another --out"
             )
 
     def runs(self):
@@ -189,9 +189,9 @@ def this_process():
 def this_machine():
     """A name for the space in which process numbers mean something: the machine, its boot, its container."""
     parts = [socket.gethostname()]
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(), lambda: os.readlink("/proc/self/ns/pid")):
+    for read, place in ((Path.read_text, "/proc/sys/kernel/random/boot_id"), (os.readlink, "/proc/self/ns/pid")):
         try:
-            parts.append(read())
+            parts.append(str(read(Path(place))).strip())
         except OSError:
             continue
     return " ".join(parts)

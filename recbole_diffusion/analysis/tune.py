@@ -23,8 +23,8 @@ def add_arguments(parser):
     """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
     parser.allow_abbrev = False
     parser.error = _raise_usage_error
-    parser.description = "Search settings on the validation part; the test part is never ranked. Other --KEY=VALUE words"
-    parser.description += " are settings of all trials. The same command again goes on with the study."
+    parser.description = "Search settings on the validation part; the test part is never ranked. Other"
+    parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
     parser.add_argument("--model", default="", help="name of the model")
     parser.add_argument("--dataset", default="", help="name of the data set")
     parser.add_argument("--trials", default="20", help="finished trials that the study shall have (default 20)")
