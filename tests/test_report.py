@@ -256,6 +256,12 @@ def test_runs_of_other_code_count_when_asked(runner, monkeypatch):  # noqa: F811
     assert len(runner.calls) == 2
 
 
+def test_a_row_that_sees_test_labels_is_marked():
+    page = write_reports([made_up(leaks_test_labels=True)], ".", "", everything=True)["toy"].read_text(encoding="utf-8")
+    assert page.count("| SimDiffRec (sees test labels) |") == 2
+    assert "(sees test labels)" in Path("report.html").read_text(encoding="utf-8")
+
+
 def test_chosen_metrics_and_row_under_test(runner):  # noqa: F811
     call("--models=SASRec,SimDiffRec", "--seeds=1", "--ours=SASRec", "--show=NDCG@10,hit@5")
     page = Path("out/toy.md").read_text(encoding="utf-8")

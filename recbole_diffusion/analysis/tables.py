@@ -245,6 +245,8 @@ def describe_row(label, cells):
     """A row's label, and why it has no numbers."""
     if "absent" in cells[0]:
         return f"{label} ({cells[0]['absent']})"
+    if any(cell.get("leaks_test_labels") for cell in cells):
+        return f"{label} (sees test labels)"
     return label if finished(cells) else f"{label} (failed)"
 
 
