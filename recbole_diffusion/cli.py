@@ -12,6 +12,9 @@ from recbole_diffusion.schema import read_schema
 
 USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VALUE ...]
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
+       recbole-diffusion compare --paper=simdiffrec.table2 --datasets=beauty
+       recbole-diffusion tune --model=NAME --dataset=NAME --trials=20 [--KEY=VALUE ...]
+       recbole-diffusion plot curves | sweep | groups | tsne ... (plot --help)
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
@@ -62,6 +65,8 @@ def dispatch(words):
     commands = {
         "run": run_command,
         "compare": compare_command,
+        "tune": tune_command,
+        "plot": plot_command,
         "prepare": prepare_command,
         "check-data": check_command,
         "features": features_command,
@@ -155,6 +160,23 @@ def compare_command(words):
     add_arguments(parser)
     known, rest = parser.parse_known_args(words)
     return compare_main(known, parse_settings(rest))
+
+
+def tune_command(words):
+    """Search settings on the validation part."""
+    from recbole_diffusion.analysis.tune import add_arguments, main as tune_main
+
+    parser = argparse.ArgumentParser(prog="recbole-diffusion tune")
+    add_arguments(parser)
+    known, rest = parser.parse_known_args(words)
+    return tune_main(known, parse_settings(rest))
+
+
+def plot_command(words):
+    """Draw curves, sweeps, groups of users and embeddings."""
+    from recbole_diffusion.analysis import plot
+
+    return _run_parser("plot", plot, words)
 
 
 def prepare_command(words):

@@ -1,10 +1,12 @@
 """Train and evaluate in one call, and load what was saved."""
 
+import io
 import json
 import logging
 import os
 import platform
 import re
+import secrets
 import shlex
 import sys
 import time
@@ -31,7 +33,7 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.trainer import CHECKPOINT_FORMAT, trainer_class
 
 
-def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
+def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, data_cache=None):
     """Train a model, pick the best epoch on the validation part and test it.
 
     Args:
@@ -40,6 +42,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         config_file_list (list[str], optional): yaml files, later ones win.
         config_dict (dict, optional): settings, which win over the files.
         saved (bool): write a checkpoint; without it the last epoch is tested instead of the best.
+        data_cache (DataCache, optional): keeps prepared data for later runs of this process.
 
     Returns:
         dict: everything the run found, JSON values only. ``test_result`` follows ``mask_history``;
@@ -49,21 +52,11 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         UsageError: for anything the user can repair, before training starts.
     """
     clock = Clock()
-    config = DiffusionConfig(model, dataset, config_file_list, config_dict)
-    start_logging(config)
-    init_seed(config["seed"], config["reproducibility"])
-    data = create_dataset(config)
-    counts = data_counts(data)
-    loaders = build_loaders(config, data)
-    check_against_data(config, data)
+    config, trainer, loaders, counts = set_up(model, dataset, config_file_list, config_dict, data_cache)
     clock.lap("data")
-
-    network = build_model(config, loaders[0])
-    logging.getLogger().info(network)
-    trainer = trainer_class(config)(config, network)
     best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training")
-    tests = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
+    tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
     result = {
@@ -72,7 +65,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "dataset_counts": counts,
         "split": describe_split(config),
         "mask_history": config["mask_history"],
-        "leaks_test_labels": getattr(network, "leaks", False),
+        "leaks_test_labels": getattr(trainer.model, "leaks", False),
         "seed": config["seed"],
         "best_valid_score": float(best_score) if best_result else None,
         "valid_score_bigger": config["valid_metric_bigger"],
@@ -82,24 +75,84 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "test_result_masked": tests[True],
         "best_epoch": trainer.best_epoch,
         "epochs": len(trainer.train_loss_dict),
+        "history": trainer.history,
         "seconds": clock.laps,
         "peak_memory_mb": peak_memory_mb(),
-        "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "device": str(config["device"]),
         "versions": versions(),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "checkpoint": trainer.saved_model_file if saved else None,
         "settings": config.plain(),
     }
+    if config["ranks_file"]:
+        write_ranks(ranks, loaders[2]._dataset, config["ranks_file"])
     if config["result_file"]:
         write_json(result, config["result_file"])
     return result
 
 
-def fit(trainer, loaders, saved):
+def validate(model=None, dataset=None, config_file_list=None, config_dict=None, data_cache=None, callback=None):
+    """Train a model and look at the validation part only; the test part is never ranked.
+
+    Args:
+        model, dataset, config_file_list, config_dict, data_cache: as in :func:`run`.
+        callback (callable, optional): called after every validation with the epoch and its score; what it raises ends
+            the training.
+
+    Returns:
+        dict: ``best_valid_score``, ``best_valid_result``, ``valid_score_bigger``, ``epochs`` and ``seconds``.
+
+    Raises:
+        UsageError: as in :func:`run`, and when there is no validation.
+    """
+    clock = Clock()
+    config, trainer, loaders, _ = set_up(model, dataset, config_file_list, config_dict, data_cache)
+    if config["eval_step"] <= 0:
+        raise UsageError(f"eval_step is {config['eval_step']}: without validation there is nothing to choose by")
+    score, result = fit(trainer, loaders, saved=False, callback=callback)
+    clock.lap("all")
+    return {
+        "best_valid_score": float(score),
+        "best_valid_result": plain_metrics(result),
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "epochs": len(trainer.train_loss_dict),
+        "seconds": clock.laps["all"],
+    }
+
+
+def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
+    """Everything that stands before the first training step.
+
+    Returns:
+        tuple: configuration, trainer with a fresh model, the three loaders, counts of the data.
+
+    Raises:
+        UsageError: for anything the user can repair.
+    """
+    config = DiffusionConfig(model, dataset, config_file_list, config_dict)
+    start_logging(config)
+    init_seed(config["seed"], config["reproducibility"])
+    data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
+    loaders = build_loaders(config, data, parts)
+    check_against_data(config, data)
+    network = build_model(config, loaders[0])
+    logging.getLogger().info(network)
+    return config, trainer_class(config)(config, network), loaders, counts
+
+
+def prepare_data(config):
+    """The data set, its counts before it is split, and its parts. Raises UsageError."""
+    data = create_dataset(config)
+    return data, data_counts(data), data.build()
+
+
+def fit(trainer, loaders, saved, callback=None):
     """RecBole's ``fit``; Ctrl-C says what was saved."""
     try:
-        return trainer.fit(loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"])
+        return trainer.fit(
+            loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
+        )
     except KeyboardInterrupt:
         kept = trainer.best_epoch is not None
         raise KeyboardInterrupt(
@@ -208,18 +261,45 @@ def check_against_data(config, data):
 
 
 def evaluate_both_protocols(config, trainer, test_data, load_best_model):
-    """Test results with and without the user's history in the ranking: {mask_history: metrics}.
+    """Test results with and without the user's history in the ranking.
 
     Metrics are empty where the history cannot be masked: sampled ranking, and RecBole's special data sets.
+
+    Returns:
+        tuple: {mask_history: metrics} and {mask_history: ranks}. Ranks are a [n] int16 array: the place of each test
+        target among the best max(topk) items from 1, or 0 outside; None where the metrics need more than a list.
     """
-    results = {False: {}, True: {}}
+    results, ranks = {False: {}, True: {}}, {False: None, True: None}
     for masked in (False, True) if getattr(test_data, "can_mask_history", False) else (False,):
         test_data.mask_history = masked
+        trainer.eval_collector.ranks = []
         found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
         results[masked] = plain_metrics(found)
+        batches, trainer.eval_collector.ranks = trainer.eval_collector.ranks, None
+        ranks[masked] = torch.cat(batches).numpy() if batches else None
         load_best_model = False
     test_data.mask_history = config["mask_history"]
-    return results
+    return results, ranks
+
+
+def write_ranks(ranks, test_part, path):
+    """Keep the rank of every test target, for tests that pair users.
+
+    Args:
+        ranks (dict[bool, np.ndarray | None]): see :func:`evaluate_both_protocols`; nothing is written without ranks.
+        test_part (SequenceDataset): its rows in the order of the ranks.
+        path (str | Path): ``.npz`` file with ``user`` and ``item`` (numbers of the data set), ``unmasked``, ``masked``.
+    """
+    named = {"unmasked": ranks[False], "masked": ranks[True]}
+    found = {name: places for name, places in named.items() if places is not None}
+    if not found:
+        return
+    rows = test_part.inter_feat
+    who = {"user": rows[test_part.uid_field], "item": rows[test_part.iid_field]}
+    content = {name: column.numpy().astype(numpy.int32) for name, column in who.items()}
+    buffer = io.BytesIO()
+    numpy.savez_compressed(buffer, **content, **found)
+    write_whole(path, buffer.getvalue())
 
 
 def describe_split(config):
@@ -297,8 +377,21 @@ class Clock:
 
 def write_json(result, path):
     """Write a result file whole or not at all."""
+    write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def write_whole(path, content):
+    """Write a file whole or not at all, also when several programs write it at once.
+
+    Args:
+        path (str | Path): target; its folder is made.
+        content (bytes): all of it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

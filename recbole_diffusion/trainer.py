@@ -15,7 +15,13 @@ CHECKPOINT_FORMAT = 1
 
 
 class OneTargetCollector(Collector):
-    """RecBole's collector for one target per row, without a second ``[B, V]`` matrix and a second top-k."""
+    """RecBole's collector for one target per row, without a second ``[B, V]`` matrix and a second top-k.
+
+    Attributes:
+        ranks (list[torch.Tensor] | None): an empty list makes it keep the ranks of the targets, a tensor per batch.
+    """
+
+    ranks = None
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         wanted = [name for name in ("rec.items", "rec.topk") if self.register.need(name)]
@@ -30,6 +36,20 @@ class OneTargetCollector(Collector):
             # A list that runs out of unseen items is filled up with removed ones, which are no hits.
             hits = ((top == positive_i.to(top.device)[:, None]) & best.isfinite()).int()
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], 1))
+            if self.ranks is not None:
+                self.ranks.append(ranks_of_hits(hits))
+
+
+def ranks_of_hits(hits):
+    """Ranks of targets in their lists.
+
+    Args:
+        hits (torch.IntTensor): [B, K] 1 where the target stands in the list of K items.
+
+    Returns:
+        torch.ShortTensor: [B] from 1, or 0 where the target is not in the list. On the CPU.
+    """
+    return torch.where(hits.any(1), hits.argmax(1) + 1, 0).to(torch.int16).cpu()
 
 
 class SafeCheckpointMixin:
@@ -39,6 +59,7 @@ class SafeCheckpointMixin:
         super().__init__(config, model)
         self.eval_collector = OneTargetCollector(config)
         self.best_epoch = None
+        self.history = {"epoch": [], "loss": {}, "valid_epoch": [], "valid": {}}
         # RecBole's name has seconds only: two runs started together would overwrite each other.
         name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{secrets.token_hex(2)}.pth"
         self.saved_model_file = os.path.join(config["checkpoint_dir"], name)
@@ -71,6 +92,13 @@ class SafeCheckpointMixin:
         self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
         return super().fit(train_data, *args, **kwargs)
 
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress=show_progress)
+        self.history["valid_epoch"].append(max(self.train_loss_dict))
+        for name, value in result.items():
+            self.history["valid"].setdefault(name, []).append(float(value))
+        return score, result
+
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
         names = getattr(self.model, "loss_names", None)
         if not isinstance(losses, tuple) or names is None:
@@ -80,10 +108,16 @@ class SafeCheckpointMixin:
 
     def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
         names = getattr(self.model, "loss_names", None)
-        if not isinstance(losses, tuple) or names is None:
+        named = isinstance(losses, tuple) and names is not None
+        parts = dict(zip(names, losses)) if named else {"loss": sum(losses) if isinstance(losses, tuple) else losses}
+        self.history["epoch"].append(epoch_idx)
+        for name, loss in parts.items():
+            self.history["loss"].setdefault(name, []).append(float(loss))
+        if not named:
             return super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
-        for name, loss in zip(names, losses):
+        for name, loss in parts.items():
             self.tensorboard.add_scalar(f"{tag}/{name}", loss, epoch_idx)
+        self.wandblogger.log_metrics({**parts, "train_step": epoch_idx}, head="train")
 
 
 class DiffusionTrainer(SafeCheckpointMixin, Trainer):

@@ -84,6 +84,7 @@ def test_properties_travel_in_a_wheel(tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     assert "recbole_diffusion/properties/model/SimDiffRec.yaml" in names
+    assert "recbole_diffusion/properties/paper/simdiffrec.table2.yaml" in names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     code = "from recbole_diffusion.properties import properties_dir; print(properties_dir())"
     found = subprocess.run(

@@ -1,23 +1,22 @@
 """``recbole-diffusion compare``: models x data sets x seeds, each cell kept, and tables of what is there."""
 
-import hashlib
-import json
-import re
-import statistics
-import time
-import traceback
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from recbole_diffusion import __version__, quick_start
-from recbole_diffusion.analysis.tables import PLACES, format_settings, format_text, write_tables
+from recbole_diffusion.analysis import paper
+from recbole_diffusion.analysis.fingerprint import fingerprint
+from recbole_diffusion.analysis.report import write_reports
+from recbole_diffusion.analysis.store import Store, read_json
+from recbole_diffusion.analysis.tables import PLACES, Study, format_settings, format_text
+from recbole_diffusion.analysis.work import first_line, run_missing
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import load_yaml, property_names
+from recbole_diffusion.registry import plugin_models, recbole_models
 
 FIRST_SEED = 2020
+DEFAULT_SEEDS = "3"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a row on a data set with a seed, and the file that keeps its result."""
+    """One training: a row on a data set with a seed, the file that keeps its result and what it depends on."""
 
     row: str
     model: str
@@ -40,6 +39,7 @@ class Cell:
     seed: int
     given: dict
     path: Path
+    fingerprint: dict
 
     def __str__(self):
         return f"{self.row} on {self.dataset}, seed {self.seed}"
@@ -49,10 +49,16 @@ class Cell:
         """File that keeps the error of the last try."""
         return self.path.with_suffix(".failed.json")
 
+    @property
+    def ranks_path(self):
+        """File that keeps the ranks of the test targets."""
+        return self.path.with_suffix(".npz")
+
     def describe(self):
         """The keys that every stored cell has, finished or failed."""
         given = {key: value for key, value in self.given.items() if key not in PLACES}
-        return {"row": self.row, "model": self.model, "dataset": self.dataset, "seed": self.seed, "given": given}
+        return {"row": self.row, "model": self.model, "dataset": self.dataset, "seed": self.seed, "given": given,
+                "fingerprint": self.fingerprint}  # fmt: skip
 
 
 def add_arguments(parser):
@@ -63,10 +69,18 @@ def add_arguments(parser):
     parser.description += " settings of all cells. A second call runs only what is missing."
     parser.add_argument("--models", default="", help="model names, separated by commas")
     parser.add_argument("--rows", help="yaml file: label -> {model: NAME, key: value, datasets: {name: {key: value}}}")
+    parser.add_argument("--paper", help="rows, data sets and published figures of a table, such as simdiffrec.table2")
     parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
-    parser.add_argument("--seeds", default="3", help="how many seeds, counted from --seed (default 3, from 2020)")
+    parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
+    parser.add_argument("--ours", help="label of the row that is tested against the others (default the last)")
+    parser.add_argument("--show", default="", help="metrics of the tables, such as HR@10,NDCG@10 (default all)")
+    parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
+    parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
     parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
     parser.add_argument("--only-tables", action="store_true", help="run nothing, write the tables of the kept cells")
+    parser.add_argument(
+        "--any-code", action="store_true", help="accept kept cells of other versions of the code, newest first"
+    )
 
 
 def _raise_usage_error(message):
@@ -87,40 +101,106 @@ def main(args, settings):
         UsageError: for a wrong selection or setting, before anything is trained.
     """
     settings = expand_config_files(settings)
-    cells = plan_cells(args, settings)
-    results = [read_kept(cell) for cell in cells]
+    preset = paper.read_preset(args.paper) if args.paper else None
+    store = Store(args.out)
+    jobs = read_count(args.jobs, "jobs", "how many runs stand side by side")
+    cells, absent = plan_cells(args, settings, preset)
+    study = describe_study(args, settings, preset, cells)
+    results = [read_kept(cell, store, args.any_code) for cell in cells]
     say_what_is_there(cells, results, args.only_tables)
-    command = f"recbole-diffusion compare {format_settings(selection_words(args, settings))}"
     if args.only_tables:
         results = [result or read_failure(cell) for cell, result in zip(cells, results)]
     else:
-        run_missing(cells, results, lambda: write_tables([r for r in results if r], args.out, command))
-    return finish(results, args.out, command)
+        run_missing(cells, results, store, jobs, lambda found: write_reports(in_order(found, absent), args.out, study))
+    return finish(results, absent, store, study)
 
 
 # Selection
 
 
-def plan_cells(args, settings):
+def plan_cells(args, settings, preset=None):
     """Every cell of the selection, checked.
 
     Args:
         args (argparse.Namespace): see :func:`add_arguments`.
         settings (dict): settings of all cells.
+        preset (Preset, optional): rows and data sets of a published table.
 
     Returns:
-        list[Cell]: by data set, row and seed.
+        tuple: the cells by data set, row and seed, and the entries of :func:`in_order` for the rows of a preset.
 
     Raises:
         UsageError: empty selection, unknown model, key or data set, value out of range, missing data file.
     """
     refuse(settings, {"model": "use --models", "dataset": "use --datasets", "result_file": "cells are kept in --out"})
-    datasets = split_names(args.datasets, "datasets")
-    rows = read_rows(args, settings, datasets)
+    datasets = select_datasets(args, preset)
+    rows = read_rows(args, settings, datasets, preset)
     seeds = list_seeds(args.seeds, settings)
-    return [
-        plan_cell(row, dataset, seed, settings, args) for dataset in datasets for row in rows for seed in seeds
-    ]
+    known = {*plugin_models(), *recbole_models()} if preset else {row.model for row in rows}
+    runnable = [row for row in rows if row.model in known]
+    chosen = itertools.product(datasets, runnable, seeds)
+    cells = [plan_cell(row, dataset, seed, settings, args) for dataset, row, seed in chosen]
+    return cells, [
+        {"row": row.label, "model": row.model, "dataset": dataset, "seed": "", "given": {},
+         "absent": "not run yet" if row in runnable else "no such model yet"}
+        for dataset in datasets for row in rows if preset
+    ]  # fmt: skip
+
+
+def in_order(results, rows):
+    """What there is to show: the results, and in the tables of a paper also the rows without any, in its order.
+
+    Args:
+        results (list[dict | None]): of the cells.
+        rows (list[dict]): an entry with ``absent`` for every data set and row of a preset, else empty.
+
+    Returns:
+        list[dict]: results and entries.
+    """
+    results = [result for result in results if result]
+    if not rows:
+        return results
+    groups = {(entry["dataset"], entry["row"]): [] for entry in rows}
+    for result in results:
+        groups[result["dataset"], result["row"]].append(result)
+    return [one for entry in rows for one in groups[entry["dataset"], entry["row"]] or [entry]]
+
+
+def select_datasets(args, preset):
+    """Names of --datasets, by default those of the preset. Raises UsageError."""
+    if preset and not args.datasets:
+        return list(preset.datasets)
+    names = split_names(args.datasets, "datasets")
+    for name in names if preset else ():
+        if name not in preset.datasets:
+            hint = did_you_mean(name, preset.datasets) or f", there are: {', '.join(preset.datasets)}"
+            raise UsageError(f"--paper={preset.name} has no data set '{name}'{hint}")
+    return names
+
+
+def describe_study(args, settings, preset, cells):
+    """What the tables say beside the numbers. Raises UsageError for an unknown row or metric."""
+    labels = list(dict.fromkeys(cell.row for cell in cells))
+    if args.ours and args.ours not in labels:
+        raise UsageError(f"--ours names no row '{args.ours}'{did_you_mean(args.ours, labels)}")
+    study = Study(f"recbole-diffusion compare {format_settings(selection_words(args, settings))}", ours=args.ours)
+    if preset:
+        study.title, study.note, study.published, study.unit = preset.title, preset.note, preset.published, preset.unit
+        study.metrics, study.ours = list(preset.metrics), args.ours or preset.ours
+    if args.show:
+        study.metrics = [check_metric(name, cells) for name in split_names(args.show, "show")]
+    return study
+
+
+def check_metric(name, cells):
+    """RecBole's name of a metric that every cell computes. Raises UsageError."""
+    wanted = name.lower().replace("hr@", "hit@")
+    for cell in cells:
+        config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
+        known = [f"{metric}@{k}".lower() for metric in config["metrics"] for k in config["topk"]]
+        if wanted not in known:
+            raise UsageError(f"unknown metric '{name}'{did_you_mean(wanted, known)}: the runs have {', '.join(known)}")
+        return wanted
 
 
 def refuse(settings, reasons, where="compare"):
@@ -141,33 +221,43 @@ def split_names(text, option):
     return names
 
 
+def read_count(text, option, meaning):
+    """A whole number from 1. Raises UsageError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--{option} is {meaning}, a whole number from 1, got '{text}'")
+    return int(text)
+
+
 def list_seeds(count, settings):
     """The seeds, from the setting ``seed`` on. Raises UsageError."""
     first = settings.get("seed", FIRST_SEED)
-    if not count.isdecimal() or int(count) < 1:
-        raise UsageError(f"--seeds is how many seeds, a whole number from 1, got '{count}'")
     if not isinstance(first, int) or isinstance(first, bool):
         raise UsageError(f"seed must be a whole number, got '{first}'")
-    return [first + i for i in range(int(count))]
+    return [first + i for i in range(read_count(count, "seeds", "how many seeds"))]
 
 
-def read_rows(args, settings, datasets):
-    """The rows of --models, then those of --rows.
+def read_rows(args, settings, datasets, preset=None):
+    """The rows of the preset, then those of --models, then those of --rows, without those that --only leaves out.
 
     Raises:
         UsageError: no row, a malformed file, two rows of one name, settings for a data set that nobody knows.
     """
-    models = split_names(args.models, "models") if args.models or not args.rows else []
-    rows = [Row(name, name, {}, {}) for name in models]
+    rows = [read_row(label, content) for label, content in preset.rows.items()] if preset else []
+    models = split_names(args.models, "models") if args.models or not (args.rows or preset) else []
+    rows += [Row(name, name, {}, {}) for name in models]
     rows += [read_row(str(label), content) for label, content in (load_yaml(args.rows) if args.rows else {}).items()]
     if not rows:
         raise UsageError(f"nothing to compare: '{args.rows}' has no rows")
-    files = [safe_name(row.label) for row in rows]
-    for row, name in zip(rows, files):
-        if files.count(name) > 1:
-            raise UsageError(f"two rows would be kept as '{name}': give them other labels")
-        check_dataset_names(row, [*datasets, *known_datasets(settings)])
-    return rows
+    labels = [row.label for row in rows]
+    for row in rows:
+        if labels.count(row.label) > 1:
+            raise UsageError(f"two rows have the label '{row.label}': give one another")
+        check_dataset_names(row, [*datasets, *known_datasets(settings), *(preset.datasets if preset else ())])
+    chosen = split_names(args.only, "only") if args.only else labels
+    for label in chosen:
+        if label not in labels:
+            raise UsageError(f"--only names no row '{label}'{did_you_mean(label, labels)}")
+    return [row for row in rows if row.label in chosen]
 
 
 def read_row(label, content):
@@ -219,8 +309,12 @@ def plan_cell(row, dataset, seed, settings, args):
             check_files(config)
     except ValueError as error:  # RecBole raises it for some wrong values, UsageError is one
         raise UsageError(f"{row.label} on {dataset}: {first_line(error)}") from None
-    name = f"{safe_name(row.label)}-seed{seed}-{fingerprint(config)}.json"
-    return Cell(row.label, row.model, dataset, seed, given, Path(args.out) / dataset / name)
+    try:
+        found = fingerprint(config)
+    except OSError as error:
+        raise UsageError(f"{row.label} on {dataset}: a data file cannot be read: {error}") from None
+    name = f"{row.model}-seed{seed}-{found['all']}.json"
+    return Cell(row.label, row.model, dataset, seed, given, Path(args.out) / dataset / name, found)
 
 
 def check_files(config):
@@ -236,109 +330,57 @@ def check_files(config):
             )
 
 
-def fingerprint(config):
-    """Ten hex digits that change with the settings, all defaults included, and the package's version.
-
-    They do not change with the data file or with edited code: delete the cells, or use another ``--out``, after that.
-    """
-    settings = {key: value for key, value in config.plain().items() if key not in PLACES}
-    content = {"model": config["model"], "dataset": config["dataset"], "settings": settings, "version": __version__}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
-
-
-def safe_name(label):
-    """A label as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", label)
-
-
 def selection_words(args, settings):
-    """What the user asked for, as settings of a command; --out is a place."""
-    words = {"models": args.models, "rows": args.rows, "datasets": args.datasets, "seeds": int(args.seeds)}
+    """What the user asked for, as settings of a command; --out and --jobs are no part of it."""
+    words = {"paper": args.paper, "models": args.models, "rows": args.rows, "only": args.only}
+    words.update(datasets=args.datasets, ours=args.ours, show=args.show, seeds=int(args.seeds))
     return {**{key: value for key, value in words.items() if value}, **settings}
-
-
-# Running
-
-
-def run_missing(cells, results, save_tables):
-    """Train every cell without a result.
-
-    Args:
-        cells (list[Cell]): the selection.
-        results (list[dict | None]): of the same length; filled in place.
-        save_tables (callable): called after every cell.
-    """
-    missing = [i for i, result in enumerate(results) if result is None]
-    seconds = []
-    for number, i in enumerate(missing):
-        left = format_duration(statistics.fmean(seconds) * (len(missing) - number)) if seconds else ""
-        print(f"cell {number + 1} of {len(missing)}: {cells[i]}{left and f', about {left} left'}", flush=True)
-        started = time.perf_counter()
-        try:
-            results[i] = run_cell(cells[i])
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("finished cells are kept, the same command goes on with the rest") from None
-        if "error" not in results[i]:  # a cell that fails at once says nothing about the others
-            seconds.append(time.perf_counter() - started)
-        save_tables()
-
-
-def run_cell(cell):
-    """Train one cell and keep its result, or its error, which must not stop the others.
-
-    Returns:
-        dict: the stored result; a failed cell has the key ``error``.
-    """
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()  # otherwise a small model would show the peak of a large one before it
-    config_dict = {"show_progress": False, **cell.given, "seed": cell.seed}
-    try:
-        result = quick_start.run(cell.model, cell.dataset, config_dict=config_dict)
-    except Exception as error:  # whatever a model raises belongs to this cell alone
-        result = {**cell.describe(), "error": first_line(error)}
-        print(f"failed: {cell}: {result['error']}", flush=True)
-        quick_start.write_json({**result, "traceback": traceback.format_exc()}, cell.failed_path)
-        return result
-    result = {**result, **cell.describe()}
-    quick_start.write_json(result, cell.path)
-    cell.failed_path.unlink(missing_ok=True)
-    return result
-
-
-def first_line(error):
-    """An exception as one line; those for users need no type."""
-    text = (str(error).splitlines() or [""])[0]
-    return text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
-
-
-def format_duration(seconds):
-    """Rounded to what matters: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 # Kept cells
 
 
-def read_kept(cell):
-    """The stored result of a cell, or None. Raises UsageError for a damaged file."""
-    return {**read_json(cell.path), **cell.describe()} if cell.path.is_file() else None
+def read_kept(cell, store, any_code=False):
+    """The stored result of a cell, or None.
+
+    Args:
+        cell (Cell): what is looked for.
+        store (Store): where.
+        any_code (bool): accept a run of the same settings and data by other code.
+
+    Raises:
+        UsageError: for a damaged file.
+    """
+    path = cell.path if cell.path.is_file() else None
+    if path is None and (any_code or cell.fingerprint["data"] is None):
+        path = newest_alike(cell, store, any_code)
+    return describe_kept(cell, path) if path else None
+
+
+def describe_kept(cell, path):
+    """A stored result under the label and with the settings of the cell that asks for it."""
+    stored = read_json(path)
+    code = {"code": stored["fingerprint"]["code"]} if stored["fingerprint"] != cell.fingerprint else {}
+    found = {**stored, **cell.describe(), "ranks_file": str(path.with_suffix(".npz"))}
+    return {**found, "fingerprint": {**cell.fingerprint, **code}}
+
+
+def newest_alike(cell, store, any_code):
+    """Path of the newest finished run with the settings of a cell, its code unless any will do, and its data where
+    they are at hand; or None."""
+    parts = ["settings", *([] if any_code else ["code"]), *(["data"] if cell.fingerprint["data"] else [])]
+    wanted = {key: cell.fingerprint[key] for key in parts}
+    found = [
+        (facts["stamp"][1], name)
+        for name, facts in store.refresh_index().items()
+        if "error" not in facts and wanted.items() <= facts.get("fingerprint", {}).items()
+    ]
+    return store.folder / max(found)[1] if found else None
 
 
 def read_failure(cell):
     """The stored error of a cell, or None. Raises UsageError for a damaged file."""
     return {**read_json(cell.failed_path), **cell.describe()} if cell.failed_path.is_file() else None
-
-
-def read_json(path):
-    """A stored cell. Raises UsageError when the file is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"'{path}' is damaged ({first_line(error)}): delete it to run the cell again") from None
 
 
 def say_what_is_there(cells, results, with_missing):
@@ -348,7 +390,7 @@ def say_what_is_there(cells, results, with_missing):
             print(f"{'kept' if result else 'missing'}: {cell} ({cell.path})", flush=True)
 
 
-def finish(results, out, command):
+def finish(results, absent, store, study):
     """Write the tables and print where they are and what they say.
 
     Returns:
@@ -357,9 +399,13 @@ def finish(results, out, command):
     Raises:
         UsageError: when there is no cell at all.
     """
-    results = [result for result in results if result]
-    if not results:
-        raise UsageError(f"no kept cell of this selection in '{out}': run the same command without --only-tables")
-    for dataset, path in write_tables(results, out, command).items():
-        print(f"\n{path}\n{format_text([result for result in results if result['dataset'] == dataset])}")
-    return 1 if any("error" in result for result in results) else 0
+    found = in_order(results, absent)
+    if not found:
+        raise UsageError(
+            f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
+        )
+    store.refresh_index()
+    for dataset, path in write_reports(found, store.folder, study, everything=True).items():
+        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset])}")
+    print(f"\nreport: {store.folder / 'report.html'}")
+    return 1 if any("error" in result for result in found) else 0

@@ -3,44 +3,72 @@
 import csv
 import io
 import json
-import os
 import shlex
 import statistics
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from recbole_diffusion.analysis.bounds import impossible_metrics
+from recbole_diffusion.analysis.significance import ALPHA, compare_rows
 from recbole_diffusion.properties import parse_scalar
+from recbole_diffusion.quick_start import write_whole
 
 # Settings that name a place or a way of watching; they cannot change a number.
 PLACES = frozenset(
-    "checkpoint_dir data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb result_file"
-    " save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
+    "checkpoint_dir data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb ranks_file"
+    " result_file save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
 )
 PROTOCOLS = {"not masked": "test_result_unmasked", "masked": "test_result_masked"}
 SMALLER_IS_BETTER = ("averagepopularity", "giniindex")
 NOTHING = "–"
 PREAMBLE = (
-    "Mean ± sample standard deviation over seeds; the best mean of a column is bold. Commands leave out settings "
-    "that only name places, such as data_path."
+    "Mean ± sample standard deviation over seeds; the best mean of a column is bold, the second best underlined. "
+    "Commands leave out settings that only name places, such as data_path."
 )
 
 
-def write_tables(results, out_dir, command):
+@dataclass
+class Study:
+    """What a set of results is about, beside the results.
+
+    Attributes:
+        command (str): command line that regenerates the whole comparison.
+        title (str): heading of the report.
+        note (str): what a reader must know of it.
+        ours (str | None): label of the row under test; None is the last row.
+        metrics (list[str]): metrics of the tables, as in RecBole (``hit@10``); empty shows all.
+        published (dict): data set -> row -> metric -> published figure.
+        unit (float): last printed place of the published figures.
+    """
+
+    command: str = ""
+    title: str = "Comparison"
+    note: str = ""
+    ours: str = None
+    metrics: list = field(default_factory=list)
+    published: dict = field(default_factory=dict)
+    unit: float = 1e-4
+
+
+def write_tables(results, out_dir, study):
     """Write ``<dataset>.md`` and ``<dataset>.csv`` for every data set among the results.
 
     Args:
         results (list[dict]): what ``quick_start.run`` returned. Optional keys: ``row`` (label, else the model's
-            name) and ``given`` (the settings the user gave, else the stored command is shown). A cell that failed is
-            a dict of ``row``, ``model``, ``dataset``, ``seed``, ``given`` and ``error``. Rows keep their first order.
+            name), ``given`` (the settings the user gave, else the stored command is shown) and ``ranks_file``. A cell
+            that failed is a dict of ``row``, ``model``, ``dataset``, ``seed``, ``given`` and ``error``; a row whose
+            model does not exist has ``absent`` instead. Rows keep their first order.
         out_dir (str | Path): folder for the files.
-        command (str): command line that regenerates the whole comparison.
+        study (Study | str): what the results are about, or only its command.
 
     Returns:
         dict[str, Path]: data set -> its Markdown file.
     """
+    study = Study(study) if isinstance(study, str) else study
     paths = {}
     for dataset, cells in group_by(results, "dataset").items():
         paths[dataset] = Path(out_dir) / f"{dataset}.md"
-        write_text(paths[dataset], format_markdown(dataset, cells, command))
+        write_text(paths[dataset], format_markdown(dataset, cells, study))
         write_text(Path(out_dir) / f"{dataset}.csv", format_csv(cells))
     return paths
 
@@ -54,8 +82,8 @@ def group_by(results, key):
 
 
 def finished(results):
-    """The results without the failed cells."""
-    return [result for result in results if "error" not in result]
+    """The results without the failed cells and the rows that cannot run."""
+    return [result for result in results if "error" not in result and "absent" not in result]
 
 
 # Numbers
@@ -92,32 +120,101 @@ def metric_cells(rows, protocol, name):
         name (str): metric.
 
     Returns:
-        list[str]: a text per row; rows that show the best mean are bold.
+        list[str]: a text per row; rows that show the best mean are bold, those that show the second best underlined.
+    """
+    marked = []
+    for text, place in column(rows, protocol, name):
+        marked.append({1: f"**{text}**", 2: f"<u>{text}</u>"}.get(place, text))
+    return marked
+
+
+def column(rows, protocol, name):
+    """Texts and places of one metric.
+
+    Returns:
+        list[tuple[str, int | None]]: mean and deviation, and 1 for the best, 2 for the second best, None for others.
     """
     values = [[r[protocol][name] for r in finished(cells) if name in r[protocol]] for cells in rows.values()]
-    # Compared as shown: bold must not tell apart what the reader sees as equal.
+    # Compared as shown: a mark must not tell apart what the reader sees as equal.
     means = [round(mean_and_std(v)[0], 4) if v else None for v in values]
-    choose = min if name.partition("@")[0] in SMALLER_IS_BETTER else max
-    best = choose((mean for mean in means if mean is not None), default=None)
+    order = sorted({mean for mean in means if mean is not None}, reverse=not is_smaller_better(name))
     texts = [format_mean(v) if v else NOTHING for v in values]
-    return [f"**{text}**" if mean is not None and mean == best else text for text, mean in zip(texts, means)]
+    return [(text, order.index(mean) + 1 if mean in order[:2] else None) for text, mean in zip(texts, means)]
+
+
+def is_smaller_better(name):
+    """Whether a metric is good when it is small."""
+    return name.partition("@")[0] in SMALLER_IS_BETTER
+
+
+def shown_metrics(results, study):
+    """Metrics of the tables: the study's that exist, else all; before the first run the study's."""
+    names = metric_names(results)
+    return [name for name in study.metrics if name in names] or names or list(study.metrics)
+
+
+def row_under_test(rows, study):
+    """Label of the row that the others are baselines of: the study's, else the last that has a finished run."""
+    if study.ours in rows:
+        return study.ours
+    done = [label for label, cells in rows.items() if finished(cells)]
+    return done[-1] if done else None
+
+
+def improvements(rows, protocol, names, ours):
+    """Metric -> ``(label of the best baseline, relative gain of ours over it)``; without two rows it is left out."""
+    found = {}
+    for name in names:
+        means = {}
+        for label, cells in rows.items():
+            values = [r[protocol][name] for r in finished(cells) if name in r[protocol]]
+            if values:
+                means[label] = statistics.fmean(values)
+        mine = means.pop(ours, None)
+        if mine is None or not means:
+            continue
+        best = (min if is_smaller_better(name) else max)(means, key=means.get)
+        if means[best]:
+            found[name] = (best, mine / means[best] - 1)
+    return found
+
+
+def published_figures(dataset, labels, study):
+    """Published figures of some rows and which of them cannot be true.
+
+    Returns:
+        tuple: ``{row: {metric: figure}}`` and ``{(row, metric): reason}``.
+    """
+    figures = {label: study.published.get(dataset, {}).get(label, {}) for label in labels}
+    doubts = {
+        (label, name): reason
+        for label, values in figures.items()
+        for name, reason in impossible_metrics(values, study.unit).items()
+    }
+    return {label: values for label, values in figures.items() if values}, doubts
 
 
 # Markdown
 
 
-def format_markdown(dataset, results, command):
-    """The page of one data set: heading, both protocols, facts, failures, commands."""
+def format_markdown(dataset, results, study):
+    """The page of one data set: heading, both protocols, published figures, tests, facts, failures, commands."""
     rows = group_by(results, "row")
-    parts = [f"# {dataset}", format_heading(results), PREAMBLE]
+    names = shown_metrics(results, study)
+    parts = [f"# {dataset}", study.note, format_heading(results), PREAMBLE]
     for title, protocol in PROTOCOLS.items():
-        parts += [f"## History {title}", format_metrics(rows, results, protocol)]
+        parts += [f"## History {title}", format_metrics(rows, names, protocol, study)]
+    parts += [format_published(dataset, rows, names, study), format_tests(rows, names, study)]
     parts += ["## Facts", format_facts(rows)]
     failed = [f"- {r.get('row', r['model'])}, seed {r['seed']}: {r['error']}" for r in results if "error" in r]
     if failed:
         parts += ["## Failed cells", "\n".join(failed)]
-    lines = [line for label, cells in rows.items() for line in (f"# {label}", run_command(cells[0]))]
-    parts += ["## Commands", "\n".join(["```sh", *lines, "", "# all", command, "```"])]
+    absent = [f"- {label}: {cells[0]['absent']}" for label, cells in rows.items() if "absent" in cells[0]]
+    if absent:
+        parts += ["## Rows without runs", "\n".join(absent)]
+    runnable = {label: cells for label, cells in rows.items() if "absent" not in cells[0]}
+    lines = [line for label, cells in runnable.items() for line in (f"# {label}", run_command(cells[0]))]
+    parts += ["## Commands", "\n".join(["```sh", *lines, "", "# all", study.command, "```"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -134,11 +231,95 @@ def format_heading(results):
     return "\n".join(f"- {name}: {'; '.join(texts)}" for name, texts in found.items() if texts)
 
 
-def format_metrics(rows, results, protocol):
-    """Rows x metrics under one protocol; a row without a finished cell says so."""
-    columns = {metric_title(name): metric_cells(rows, protocol, name) for name in metric_names(results)}
-    labels = [label if finished(cells) else f"{label} (failed)" for label, cells in rows.items()]
-    return markdown_table({"row": labels, **columns})
+def format_metrics(rows, names, protocol, study):
+    """Rows x metrics under one protocol, and the gain over the best baseline."""
+    columns = {metric_title(name): metric_cells(rows, protocol, name) for name in names}
+    table = markdown_table({"row": [describe_row(label, cells) for label, cells in rows.items()], **columns})
+    ours = row_under_test(rows, study)
+    gains = improvements(rows, protocol, names, ours)
+    words = [f"{metric_title(name)} {gain:+.1%} ({best})" for name, (best, gain) in gains.items()]
+    return f"{table}\n\n{ours} against the best other row: {', '.join(words)}." if words else table
+
+
+def describe_row(label, cells):
+    """A row's label, and why it has no numbers."""
+    if "absent" in cells[0]:
+        return f"{label} ({cells[0]['absent']})"
+    if any(cell.get("leaks_test_labels") for cell in cells):
+        return f"{label} (sees test labels)"
+    return label if finished(cells) else f"{label} (failed)"
+
+
+def format_published(dataset, rows, names, study):
+    """Published figures beside ours, under the protocol whose history is not masked; impossible ones are marked."""
+    figures, doubts = published_figures(dataset, rows, study)
+    if not figures:
+        return ""
+    columns = {"row": list(figures)}
+    for name in names:
+        ours = [text for text, _ in column({label: rows[label] for label in figures}, "test_result_unmasked", name)]
+        printed = [format_figure(figures[label].get(name), (label, name) in doubts, study.unit) for label in figures]
+        columns[f"{metric_title(name)} ours"], columns[f"{metric_title(name)} paper"] = ours, printed
+    reasons = [f"- {label}: {reason}" for (label, _), reason in doubts.items()]
+    note = ["‡ cannot be true, even allowing for rounding:", "\n".join(reasons)] if reasons else []
+    return "\n\n".join(["## Published figures", markdown_table(columns), *note])
+
+
+def format_figure(value, is_impossible, unit):
+    """A published figure with as many places as it was printed with."""
+    if value is None:
+        return NOTHING
+    places = len(f"{unit:.10f}".rstrip("0").partition(".")[2])
+    return f"{value:.{places}f}{' ‡' if is_impossible else ''}"
+
+
+def format_tests(rows, names, study):
+    """Tests of the row under test against the others, under both protocols."""
+    ours = row_under_test(rows, study)
+    parts = []
+    for title, protocol in PROTOCOLS.items():
+        found = comparisons(rows, ours, protocol, names)
+        if found:
+            parts += [f"History {title}:", markdown_table(test_columns(found))]
+    if not parts:
+        return ""
+    note = (
+        f"Paired two-sided t-tests of {ours} against every other row; d is Cohen's d of the paired differences. Over "
+        f"users, a value is the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is "
+        f"corrected by Holm over all tests of a column; * is p < {ALPHA}."
+    )
+    return "\n\n".join(["## Tests", note, *parts])
+
+
+def comparisons(rows, ours, protocol, names):
+    """:func:`compare_rows` of the rows with finished runs, without those that nothing could be tested of."""
+    done = {label: finished(cells) for label, cells in rows.items() if finished(cells)}
+    if ours not in done:
+        return []
+    found = compare_rows(done, ours, protocol.removeprefix("test_result_"), names)
+    return [comparison for comparison in found if comparison.users or comparison.seeds]
+
+
+def test_columns(found):
+    """Column title -> texts of a table of tests."""
+    return {
+        "against": [c.other for c in found],
+        "metric": [metric_title(c.metric) for c in found],
+        "difference": [f"{c.difference:+.4f}" for c in found],
+        "p users": [format_p(c.users) for c in found],
+        "d users": [f"{c.users.effect:+.3f}" if c.users else NOTHING for c in found],
+        "p seeds": [format_p(c.seeds) for c in found],
+        "d seeds": [f"{c.seeds.effect:+.2f}" if c.seeds else NOTHING for c in found],
+        "pairs": [f"{c.users.n if c.users else NOTHING} / {c.seeds.n if c.seeds else NOTHING}" for c in found],
+    }
+
+
+def format_p(test):
+    """A corrected p-value with a star where it is small."""
+    if test is None:
+        return NOTHING
+    text = "< 0.0001" if test.p_holm < 1e-4 else f"{test.p_holm:.4f}"
+    return f"{text} *" if test.p_holm < ALPHA else text
 
 
 def format_facts(rows):
@@ -155,7 +336,7 @@ def format_facts(rows):
 def row_facts(cells):
     """Facts of one row as texts, by column title."""
     done = finished(cells)
-    failures = len(cells) - len(done)
+    failures = sum("error" in cell for cell in cells)
     peaks = [r["peak_memory_mb"].get("cuda") or r["peak_memory_mb"]["process"] for r in done]
     return {
         "seeds": f"{len(done)}, {failures} failed" if failures else str(len(done)),
@@ -225,8 +406,8 @@ def format_csv(results):
     writer = csv.DictWriter(text, fields, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for result in results:
-        line = {**result, "row": result.get("row", result["model"])}
-        if "error" not in result:
+        line = {**result, "row": result.get("row", result["model"]), "error": result.get("error", result.get("absent"))}
+        if finished([result]):
             line["seconds"] = result["seconds"]["training"]
             line.update({title: result[key].get(name, "") for title, (key, name) in metrics.items()})
         writer.writerow(line)
@@ -239,7 +420,7 @@ def format_text(results, names=("hit@10", "ndcg@10")):
     columns = {"row": list(rows)}
     for title, protocol in PROTOCOLS.items():
         for name in names:
-            columns[f"{metric_title(name)} {title}"] = [t.strip("*") for t in metric_cells(rows, protocol, name)]
+            columns[f"{metric_title(name)} {title}"] = [text for text, _ in column(rows, protocol, name)]
     widths = [max(map(len, [title, *texts])) for title, texts in columns.items()]
     lines = [list(columns), *zip(*columns.values())]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
@@ -247,8 +428,4 @@ def format_text(results, names=("hit@10", "ndcg@10")):
 
 def write_text(path, text):
     """Write a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text.encode("utf-8"))

@@ -65,12 +65,13 @@ class SequenceEvalDataLoader(FullSortEvalDataLoader):
         return interaction, seen, positive_u, positive_i
 
 
-def build_loaders(config, dataset):
+def build_loaders(config, dataset, parts=None):
     """Split a data set and wrap its parts.
 
     Args:
         config (DiffusionConfig): settings.
         dataset (SequenceDataset): the whole data.
+        parts (list[SequenceDataset], optional): its parts, where it is split already.
 
     Returns:
         tuple: training, validation and test loader.
@@ -78,7 +79,7 @@ def build_loaders(config, dataset):
     Raises:
         UsageError: when ``mask_history`` cannot be done, and see :meth:`SequenceDataset.build`.
     """
-    parts = dataset.build()
+    parts = parts or dataset.build()
     samplers = create_samplers(config, dataset, parts)
     grouped = config["trim_padding"] and not config.is_plugin_model  # packed models have no padding to save
     train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else TrainDataLoader

@@ -1,0 +1,219 @@
+"""Pictures from results, folders of compare and checkpoints; the numbers beside them are those that were drawn."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from recbole_diffusion.analysis import probe
+from recbole_diffusion.analysis.plot import short_labels
+from recbole_diffusion.cli import plot_command
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import run, write_json
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two trained models: result files, checkpoints and results."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = write_sequences(cycle_sequences(), folder, "cycle")
+    found = {}
+    for model in ("SimDiffRec", "SASRec"):
+        settings = {"data_path": data, "checkpoint_dir": str(folder / "saved"), "epochs": 3, "topk": [1, 5],
+                    "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False, "hidden_size": 8, "k_noise": 3,
+                    "train_batch_size": 16, "allow_unknown_keys": True, "MAX_ITEM_LIST_LENGTH": 8,
+                    "result_file": str(folder / f"{model}.json")}  # fmt: skip
+        found[model] = run(model, "cycle", config_dict=settings)
+    return SimpleNamespace(results=found, files={m: folder / f"{m}.json" for m in found},
+                           checkpoints={m: r["checkpoint"] for m, r in found.items()})  # fmt: skip
+
+
+def drawn(name, folder="runs/plots"):
+    """The numbers of a picture, after a look at its files."""
+    png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
+    assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 5000
+    ElementTree.parse(svg)
+    with open(Path(folder) / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_learning_curves_are_those_of_the_run(runs):
+    assert plot_command(["curves", f"ours={runs.files['SimDiffRec']}", f"base={runs.files['SASRec']}"]) == 0
+    rows, history = drawn("curves"), runs.results["SimDiffRec"]["history"]
+    curves = {row["curve"] for row in rows if row["run"] == "ours"}
+    assert curves == {"recommendation", "contrast", "diffusion", "mrr@5"}
+    valid = [float(row["value"]) for row in rows if row["run"] == "ours" and row["curve"] == "mrr@5"]
+    assert valid == history["valid"]["mrr@5"] and max(valid) == runs.results["SimDiffRec"]["best_valid_score"]
+    losses = [float(row["value"]) for row in rows if (row["run"], row["curve"]) == ("base", "loss")]
+    assert losses == runs.results["SASRec"]["history"]["loss"]["loss"] and len(losses) == 3
+    text = Path("runs/plots/curves.svg").read_text(encoding="utf-8")
+    assert "epoch" in text and "MRR@5 on validation" in text and "ours: diffusion" in text
+
+
+def sweep_folder(key="alpha", values=(0.1, 0.2), **other):
+    for dataset in ("toys", "beauty"):
+        for value in values:
+            for seed in (1, 2):
+                metrics = {"hit@10": seed / 10 + (value if isinstance(value, float) else 0)}
+                content = {"row": f"{key} = {value}", "model": "SimDiffRec", "dataset": dataset, "seed": seed,
+                           "given": {key: value, **other}, "fingerprint": {}, "test_result_unmasked": metrics,
+                           "best_valid_result": {"hit@10": 0.9}, "test_result_masked": metrics}  # fmt: skip
+                write_json(content, f"out/{dataset}/{key}{value}{seed}{len(other)}.json")
+
+
+def test_a_sweep_shows_mean_and_deviation():
+    sweep_folder()
+    sweep_folder(beta=0.4)
+    assert plot_command(["sweep", "--folder=out", "--key=alpha", "--datasets=toys"]) == 0
+    rows = drawn("sweep")
+    assert {(row["line"], row["alpha"]) for row in rows} == {
+        (line, value) for line in ("SimDiffRec", "beta=0.4") for value in ("0.1", "0.2")
+    }
+    first = next(row for row in rows if row["alpha"] == "0.1")
+    assert float(first["mean"]) == pytest.approx(0.25) and float(first["std"]) == pytest.approx(0.0707107, abs=1e-6)
+    assert first["seeds"] == "2" and {row["dataset"] for row in rows} == {"toys"}
+    assert plot_command(["sweep", "--folder=out", "--key=alpha", "--part=valid", "--name=valid"]) == 0
+    assert {(row["dataset"], float(row["mean"])) for row in drawn("valid")} == {("toys", 0.9), ("beauty", 0.9)}
+
+
+def test_a_sweep_of_words_has_equal_steps():
+    sweep_folder("noise", ("gaussian", "similarity"))
+    assert plot_command(["sweep", "--folder=out", "--key=noise"]) == 0
+    assert {row["noise"] for row in drawn("sweep")} == {"gaussian", "similarity"}
+
+
+def test_lines_are_named_by_what_differs():
+    assert short_labels(["A x=1 y=2", "A x=1 y=3"]) == ["y=2", "y=3"]
+    assert short_labels(["A x=1", "A x=1 y=3"]) == ["A", "y=3"]
+    assert short_labels(["A x=1"]) == ["A"]
+
+
+def test_groups_add_up_to_the_test_result(runs):
+    words = ["groups", "--metric=HR@5", "--groups=3", *(f"{model}={file}" for model, file in runs.checkpoints.items())]
+    assert plot_command(words) == 0
+    rows = drawn("groups")
+    for model, result in runs.results.items():
+        for split, names in (("length of the history", 3), ("popularity of the target", 2)):
+            part = [row for row in rows if row["run"] == model and row["split"] == split]
+            users = np.array([int(row["users"]) for row in part])
+            mean = (users * [float(row["mean"]) for row in part]).sum() / users.sum()
+            assert len(part) == names and users.sum() == 40
+            assert mean == pytest.approx(result["test_result_unmasked"]["hit@5"], abs=1e-5)
+
+
+def test_lengths_are_those_of_the_whole_history(runs):
+    part = probe.rank_test_part(runs.checkpoints["SASRec"])
+    assert sorted(part.lengths.tolist()) == sorted(len(items) - 1 for items in cycle_sequences())
+
+
+def test_groups_of_length_by_hand():
+    lengths = np.array([1, 1, 1, 1, 2, 3, 4, 5, 6, 9])
+    edges = probe.length_edges(lengths, 5)
+    assert edges.tolist() == [1, 3, 5, 9]
+    groups = probe.by_length(SimpleNamespace(lengths=lengths), edges)
+    assert {name: int(inside.sum()) for name, inside in groups.items()} == {"1": 4, "2–3": 2, "4–5": 2, "6–9": 2}
+
+
+def test_head_items_come_from_the_training_part(tmp_path):
+    from recbole_diffusion.quick_start import build_loaders, create_dataset
+    from recbole_diffusion.testing import make_config
+
+    # Item 1 is frequent in training; item 9 stands only at the ends, which are held out.
+    sequences = [[1, 2, 1, 3, 1, 9, 9]] * 4 + [[1, 4, 5, 6, 7, 9, 9]] * 4
+    config = make_config("SimDiffRec", write_sequences(sequences, tmp_path, "cycle"))
+    data = create_dataset(config)
+    train = build_loaders(config, data)[0]._dataset
+    head = probe.head_items(train)
+    tokens = data.field2id_token[data.iid_field]
+    assert head.sum() == 2 and not head[0]  # a fifth of eight items, rounded up
+    assert "i1" in tokens[head] and "i9" not in tokens[head]
+
+
+@pytest.mark.parametrize("what", ["sequences", "items"])
+def test_embeddings_are_drawn_for_the_same_points(runs, what):
+    files = [f"{model}={file}" for model, file in runs.checkpoints.items()]
+    words = ["tsne", f"--what={what}", "--points=30", "--users=3", *files]
+    assert plot_command(words) == 0
+    rows = drawn("tsne")
+    points = {model: [row["point"] for row in rows if row["run"] == model] for model in runs.checkpoints}
+    assert points["SimDiffRec"] == points["SASRec"] and len(points["SASRec"]) == (30 if what == "sequences" else 12)
+    assert len({row["group"] for row in rows}) > 1
+    first = Path("runs/plots/tsne.csv").read_bytes()
+    plot_command(words)
+    assert Path("runs/plots/tsne.csv").read_bytes() == first
+
+
+def test_a_silhouette_by_hand():
+    # Two points each at 0 and 90 degrees: within a group the distance is 0, between them sqrt 2, so the score is 1.
+    vectors = probe.unit(np.array([[1.0, 0], [2, 0], [0, 1], [0, 3], [1, 1]]))
+    cloud = probe.make_cloud(vectors, list("abcde"), ["x", "x", "y", "y", ""])
+    assert cloud.silhouette == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "the following arguments are required"),
+        (["pie"], "invalid choice"),
+        (["curves", "absent.json"], "file 'absent.json' does not exist"),
+        (["curves", "a=note.json"], "has no learning curves"),
+        (["curves", "a={result}", "a={result}"], "two files have the label 'a'"),
+        (["curves", "a={result}", "--metric=HR@7"], "unknown metric 'HR@7'|unknown metric 'hit@7'"),
+        (["sweep", "--key=alpha", "--folder=nowhere"], "no kept run in 'nowhere' was given the setting 'alpha'"),
+        (["sweep", "--key=alpha", "--part=train"], "--part must be test or valid"),
+        (["groups", "a={checkpoint}", "--groups=1"], "--groups must be a whole number from 2"),
+        (["groups", "a={checkpoint}", "--metric=HR@50"], "unknown metric 'hit@50'"),
+        (["groups", "a={result}"], "not a checkpoint"),
+        (["tsne", "a={checkpoint}", "--what=users"], "--what must be sequences or items"),
+        (["tsne", "a={checkpoint}", "--points=3"], "--points must be a whole number from 10"),
+    ],
+)
+def test_wrong_words(runs, words, message):
+    Path("note.json").write_text("{}", encoding="utf-8")
+    names = {"result": runs.files["SASRec"], "checkpoint": runs.checkpoints["SASRec"]}
+    with pytest.raises(UsageError, match=message) as caught:
+        plot_command([word.format(**names) for word in words])
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_files_are_refused(runs):
+    files = [shutil.copy(runs.files["SASRec"], f"copy{i}.json") for i in range(8)]
+    with pytest.raises(UsageError, match="8 files are more than a reader can tell apart"):
+        plot_command(["curves", *files])
+
+
+def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match="pip install"):
+        plot_command(["sweep", "--key=alpha"])
+
+
+def test_every_part_of_the_loss_is_logged_by_name(tmp_path, monkeypatch):
+    from recbole.utils.wandblogger import WandbLogger
+    from torch.utils.tensorboard import SummaryWriter
+
+    scalars, sent = [], []
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, name, *args: scalars.append(name))
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, metrics, head: sent.append((head, set(metrics))))
+    data = write_sequences(cycle_sequences(n_users=8), tmp_path, "cycle")
+    settings = {"data_path": data, "epochs": 1, "topk": [5], "valid_metric": "MRR@5", "use_gpu": False, "k_noise": 3,
+                "show_progress": False, "hidden_size": 8}  # fmt: skip
+    run("SimDiffRec", "cycle", config_dict=settings)
+    parts = {"recommendation", "contrast", "diffusion"}
+    assert {f"Loss/Train/{name}" for name in parts} <= set(scalars)
+    assert ("train", {*parts, "train_step"}) in sent
+
+
+def test_history_of_a_run_is_json(runs):
+    history = json.loads(runs.files["SimDiffRec"].read_text())["history"]
+    assert history["epoch"] == [0, 1, 2] == history["valid_epoch"]
+    assert all(len(values) == 3 for part in ("loss", "valid") for values in history[part].values())

@@ -1,0 +1,151 @@
+"""The search of settings: resumable, on the validation part only, refusing what it cannot use."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_diffusion import quick_start
+from recbole_diffusion.analysis.tune import ends_of
+from recbole_diffusion.cli import tune_command
+from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.data.loaders import SequenceEvalDataLoader
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.properties import load_yaml, property_file, property_names
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+
+optuna = pytest.importorskip("optuna")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_sequences(cycle_sequences(n_users=12), tmp_path / "data", "cycle")
+
+
+def call(data, *words, space="tau: [0.1, 0.5]\nalpha: {low: 0.1, high: 1.0, log: True}\n"):
+    Path("space.yaml").write_text(space, encoding="utf-8")
+    given = {word.partition("=")[0] for word in words}
+    fixed = ["--model=SimDiffRec", "--dataset=cycle", f"--data_path={data}", "--space=space.yaml", "--trials=3",
+             "--epochs=2", "--hidden_size=8", "--k_noise=3", "--topk=[1,5]", "--valid_metric=MRR@5", "--use_gpu=False",
+             "--pruner=none"]  # fmt: skip
+    return tune_command([*(word for word in fixed if word.partition("=")[0] not in given), *words])
+
+
+def trials():
+    with open("runs/tune/SimDiffRec-cycle.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_goes_on_and_its_best_settings_train(data, capsys):
+    assert call(data) == 0
+    assert [trial["state"] for trial in trials()] == ["complete"] * 3
+    assert "trial 2 (3 of 3): " in capsys.readouterr().out
+    assert call(data) == 0 and len(trials()) == 3
+    assert call(data, "--trials=4") == 0 and len(trials()) == 4
+
+    path = "runs/tune/SimDiffRec-cycle.yaml"
+    best = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    top = max(trials(), key=lambda trial: float(trial["score"]))
+    assert best["tau"] == float(top["tau"]) and best["alpha"] == float(top["alpha"]) and best["epochs"] == 2
+    assert "data_path" not in best
+    result = quick_start.run("SimDiffRec", "cycle", [path], {"data_path": data, "use_gpu": False})
+    assert result["best_valid_score"] == pytest.approx(float(top["score"]), abs=1e-6)
+
+
+def test_the_test_part_is_never_ranked(data, monkeypatch):
+    ranked, iterate = [], SequenceEvalDataLoader.__iter__
+
+    def watched(self):
+        ranked.append(self)
+        return iterate(self)
+
+    loaders, build = [], quick_start.build_loaders
+    monkeypatch.setattr(SequenceEvalDataLoader, "__iter__", watched)
+    monkeypatch.setattr(quick_start, "build_loaders", lambda *args: loaders.append(build(*args)) or loaders[-1])
+    assert call(data) == 0
+    assert len(loaders) == 3 and {id(loader) for loader in ranked} == {id(three[1]) for three in loaders}
+
+
+def test_hopeless_trials_end_early(data, monkeypatch):
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: self.number == 1)
+    assert call(data) == 0
+    assert [trial["state"] for trial in trials()] == ["complete", "pruned", "complete"]
+
+
+def test_a_broken_trial_does_not_end_the_study(data, monkeypatch):
+    validate, calls = quick_start.validate, []
+
+    def breaks_once(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("Training loss is nan")
+        return validate(*args, **kwargs)
+
+    monkeypatch.setattr(quick_start, "validate", breaks_once)
+    assert call(data) == 0
+    assert [trial["state"] for trial in trials()] == ["fail"] + ["complete"] * 3
+
+
+def test_a_search_in_which_everything_fails_ends(data, monkeypatch):
+    calls = []
+    monkeypatch.setattr(quick_start, "validate", lambda *args, **kwargs: calls.append(1) or 1 / 0)
+    with pytest.raises(UsageError, match="no trial of study 'SimDiffRec-cycle' ended with a score"):
+        call(data, "--trials=50")
+    assert len(calls) == 3
+
+
+def test_every_shipped_space_fits_its_model():
+    for model in property_names("hyper"):
+        for key, values in load_yaml(property_file("hyper", model)).items():
+            for value in ends_of(key, values):
+                DiffusionConfig(model, "ml-100k", config_dict={key: value})
+
+
+@pytest.mark.parametrize(
+    "words, space, message",
+    [
+        (["--model=SimDifRec"], None, "did you mean 'SimDiffRec'"),
+        (["--dataset=nowhere"], None, "no file '.*nowhere.inter'"),
+        (["--trials=0"], None, "--trials is how many"),
+        (["--search=tpee"], None, "unknown --search 'tpee', did you mean 'tpe'"),
+        (["--pruner=x"], None, "unknown --pruner 'x', there are"),
+        (["--search=grid"], None, "alpha is a range"),
+        (["--search-seed=x"], None, "--search-seed must be"),
+        (["--storage=nodb://x"], None, "--storage=nodb://x cannot be used"),
+        (["--tua=1"], None, "unknown key 'tua', did you mean 'tau'"),
+        (["--eval_step=0"], None, "without validation"),
+        (["--result_file=x.json"], None, "takes no 'result_file'"),
+        (["--tau=0.1", "--alpha=0.1"], None, "nothing to search"),
+        ([], "tua: [1, 2]", "unknown key 'tua'"),
+        ([], "tau: [0.1, -1]", "tau must lie in"),
+        ([], "tau: 0.1", "must be a list of values or"),
+        ([], "tau: {low: 1, high: 0.1}", "must be a list of values or"),
+        (["--space=absent.yaml"], None, "'absent.yaml' does not exist"),
+    ],
+)
+def test_wrong_words_end_before_the_first_trial(data, monkeypatch, words, space, message):
+    monkeypatch.setattr(quick_start, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    with pytest.raises(UsageError, match=message) as caught:
+        call(data, *words, **({"space": space} if space else {}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_space_is_refused(data):
+    with pytest.raises(UsageError, match="no search space for SASRec"):
+        tune_command(["--model=SASRec", "--dataset=cycle", f"--data_path={data}"])
+
+
+def test_a_study_of_other_conditions_is_not_mixed(data):
+    assert call(data) == 0
+    with pytest.raises(UsageError, match="started with another settings: give this one a new --study"):
+        call(data, "--epochs=3")
+    with pytest.raises(UsageError, match="another space"):
+        call(data, space="tau: [0.1, 0.7]")
+
+
+def test_without_optuna_one_line_says_what_to_install(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match="pip install"):
+        call(data)
