@@ -14,6 +14,7 @@ USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VAL
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
+       recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
        python run_recbole_diffusion.py takes the same words.
 
 Trains a model, picks the best epoch on the validation part and tests it.
@@ -58,7 +59,13 @@ def main(argv=None):
 
 def dispatch(words):
     """Hand the words to a command; without one they are those of ``run``."""
-    commands = {"run": run_command, "compare": compare_command, "prepare": prepare_command, "check-data": check_command}
+    commands = {
+        "run": run_command,
+        "compare": compare_command,
+        "prepare": prepare_command,
+        "check-data": check_command,
+        "recommend": recommend_command,
+    }
     if "--version" in words:
         print(f"recbole-diffusion {__version__}")
         return 0
@@ -142,7 +149,7 @@ def compare_command(words):
     """Run models on data sets with several seeds and write tables."""
     from recbole_diffusion.analysis.compare import add_arguments, main as compare_main
 
-    parser = argparse.ArgumentParser(prog="recbole-diffusion compare")
+    parser = Parser(prog="recbole-diffusion compare")
     add_arguments(parser)
     known, rest = parser.parse_known_args(words)
     return compare_main(known, parse_settings(rest))
@@ -162,8 +169,22 @@ def check_command(words):
     return _run_parser("check-data", check, words)
 
 
+def recommend_command(words):
+    """Recommend for the histories of a file."""
+    from recbole_diffusion import recommend
+
+    return _run_parser("recommend", recommend, words)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that refuses wrong words in one line like everything else."""
+
+    def error(self, message):
+        raise UsageError(f"{message} ('{self.prog} --help' lists the arguments)")
+
+
 def _run_parser(name, module, words):
-    parser = argparse.ArgumentParser(prog=f"recbole-diffusion {name}")
+    parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)
     module.add_arguments(parser)
     return module.main(parser.parse_args(words)) or 0
 

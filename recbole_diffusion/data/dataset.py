@@ -331,5 +331,21 @@ class SequenceDataset(SequentialDataset):
         return rows, self.flat[self.iid_field][start[rows] + offsets]
 
 
+def training_item_counts(dataset):
+    """How often each item occurs in the training part, as a tensor [V].
+
+    Args:
+        dataset (Dataset): the training part. Of RecBole's special data sets and of ready-made histories, which overlap
+            in unknown ways, the targets are counted; otherwise every interaction once.
+    """
+    items = dataset.inter_feat[dataset.iid_field]
+    if TARGET in dataset.inter_feat and dataset.benchmark_filename_list is None:
+        bounds = torch.zeros(len(dataset.flat[dataset.iid_field]) + 1, dtype=torch.long)
+        examples, one = dataset.inter_feat, torch.ones(len(items), dtype=torch.long)
+        bounds.index_add_(0, examples[USER_START], one).index_add_(0, examples[TARGET] + 1, -one)
+        items = dataset.flat[dataset.iid_field][bounds[:-1].cumsum(0) > 0]
+    return torch.bincount(items, minlength=dataset.item_num)
+
+
 def _describe(counts):
     return ", ".join(f"{counts.get(key, '?')} {key}" for key in ("users", "items", "interactions"))
