@@ -15,6 +15,7 @@ USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VAL
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
+       recbole-diffusion doctor
        python run_recbole_diffusion.py takes the same words.
 
 Trains a model, picks the best epoch on the validation part and tests it.
@@ -37,7 +38,7 @@ def main(argv=None):
         argv (list[str], optional): words after the program's name; by default those of the process.
 
     Returns:
-        int: 0 on success, 2 for wrong input, 130 after Ctrl-C.
+        int: 0 on success, 1 when ``doctor`` finds a problem, 2 for wrong input, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -65,6 +66,7 @@ def dispatch(words):
         "prepare": prepare_command,
         "check-data": check_command,
         "recommend": recommend_command,
+        "doctor": doctor_command,
     }
     if "--version" in words:
         print(f"recbole-diffusion {__version__}")
@@ -174,6 +176,13 @@ def recommend_command(words):
     from recbole_diffusion import recommend
 
     return _run_parser("recommend", recommend, words)
+
+
+def doctor_command(words):
+    """Say what of the installation does not fit."""
+    from recbole_diffusion import doctor
+
+    return _run_parser("doctor", doctor, words)
 
 
 class Parser(argparse.ArgumentParser):
