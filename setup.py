@@ -27,6 +27,9 @@ setup(
         "pyyaml",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "setuptools>=70"]},
+    extras_require={
+        "test": ["pytest", "setuptools>=70", "hypothesis"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
+    },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},
 )

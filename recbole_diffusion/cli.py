@@ -15,6 +15,7 @@ USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VAL
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
+       recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
        recbole-diffusion doctor
        python run_recbole_diffusion.py takes the same words.
 
@@ -66,6 +67,7 @@ def dispatch(words):
         "prepare": prepare_command,
         "check-data": check_command,
         "recommend": recommend_command,
+        "export": export_command,
         "doctor": doctor_command,
     }
     if "--version" in words:
@@ -176,6 +178,13 @@ def recommend_command(words):
     from recbole_diffusion import recommend
 
     return _run_parser("recommend", recommend, words)
+
+
+def export_command(words):
+    """Write a trained model for other programs."""
+    from recbole_diffusion import export
+
+    return _run_parser("export", export, words)
 
 
 def doctor_command(words):

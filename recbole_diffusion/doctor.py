@@ -127,7 +127,8 @@ def _conflicts(found, python):
         elif (build == "cpu") != vision.endswith("+cpu"):
             kinds = ("CPU", "CUDA") if build == "cpu" else ("CUDA", "CPU")
             yield Finding(
-                f"PyTorch {torch} is a {kinds[0]} build, torchvision {vision} a {kinds[1]} build and cannot be imported", pip
+                f"PyTorch {torch} is a {kinds[0]} build, torchvision {vision} a {kinds[1]} build that cannot be imported",
+                pip,
             )
 
 
@@ -166,7 +167,8 @@ def check_imports():
         importlib.import_module("recbole_diffusion.quick_start")
     except Exception as error:  # whatever is broken in any of the packages behind it
         reason = " ".join(str(error).split())[:200]
-        return [Finding(f"the package cannot be imported: {type(error).__name__}: {reason}", "repair what is named above")]
+        what = f"the package cannot be imported: {type(error).__name__}: {reason}"
+        return [Finding(what, "repair what is named above")]
     return []
 
 
@@ -180,10 +182,11 @@ def check_device(found):
         return f"cuda, {torch.cuda.get_device_name(0)}", []
     cpu = f"cpu, {torch.get_num_threads()} threads"
     if torch.version.cuda:
-        return cpu, [Finding("PyTorch is built for CUDA and sees no GPU", "look at nvidia-smi and CUDA_VISIBLE_DEVICES", False)]
+        look = "look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return cpu, [Finding("PyTorch is built for CUDA and sees no GPU", look, serious=False)]
     if shutil.which("nvidia-smi"):
         pip = f'pip install --force-reinstall "torch=={".".join(map(str, release(found["torch"])))}"'
-        return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, False)]
+        return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, serious=False)]
     return cpu, []
 
 

@@ -18,7 +18,7 @@ from recbole_diffusion.registry import TRIMMABLE
 
 FORMATS = (".csv", ".jsonl")
 UNKNOWN = ("drop", "error")
-LONGEST_CELL = 2**24  # characters of one cell of a csv file; Python's own limit of 2**17 is too short for long histories
+LONGEST_CELL = 2**24  # characters of a cell of a csv file; Python's own limit of 2**17 is short for long histories
 # Settings that change how a trained model samples and none of its weights.
 SAMPLING_SETTINGS = ("sampling_steps",)
 
@@ -32,7 +32,7 @@ class UnknownItemError(UsageError):
     """
 
     def __init__(self, row, token):
-        super().__init__(f"history {row}: unknown item '{token}' (unknown: drop ignores such items)")
+        super().__init__(f"history {row}: unknown item '{token}' (unknown: drop ignores them)")
         self.row, self.token = row, token
 
 
@@ -178,7 +178,7 @@ class Recommender:
 
     def _most_popular(self, k):
         if self._popular is None:
-            raise UsageError("a history without known items needs item_counts, which this checkpoint lacks: train again")
+            raise UsageError("a history without known items needs item_counts, which the checkpoint lacks: train again")
         return self._popular[:k]
 
     @torch.no_grad()
@@ -348,7 +348,7 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
                 rankings = recommender.recommend(histories, k, exclude_seen, unknown, batch_size)
             except UnknownItemError as error:
                 raise UsageError(
-                    f"'{source}' line {lines[error.row]}: unknown item '{error.token}' (--unknown=drop ignores such items)"
+                    f"'{source}' line {lines[error.row]}: unknown item '{error.token}' (--unknown=drop ignores them)"
                 ) from None
             for name, ranking in zip(names, rankings):
                 write(name, ranking)
@@ -372,7 +372,8 @@ def _csv_writer(file):
 
 def _jsonl_writer(file):
     def write(name, ranking):
-        record = {"id": name, "items": [token for token, _ in ranking], "scores": [float(f"{s:.6g}") for _, s in ranking]}
+        items, scores = [token for token, _ in ranking], [float(f"{score:.6g}") for _, score in ranking]
+        record = {"id": name, "items": items, "scores": scores}
         record.update(source=ranking.source, unknown=len(ranking.unknown))
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 

@@ -16,8 +16,8 @@ from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.recommend import Recommender, read_histories, recommend_file
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 
-SMALL = {"hidden_size": 8, "inner_size": 16, "n_heads": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 6, "train_batch_size": 32}
-SMALL.update(topk=[1, 5], valid_metric="MRR@5", show_progress=False, allow_unknown_keys=True)
+SMALL = {"hidden_size": 8, "inner_size": 16, "n_heads": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 6}
+SMALL.update(train_batch_size=32, topk=[1, 5], valid_metric="MRR@5", show_progress=False, allow_unknown_keys=True)
 MODELS = {
     "SimDiffRec": {"k_noise": 3, "k_sample": 2, "epochs": 25, "learning_rate": 0.01},
     "DiffuRec": {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "eval_step": 1},
@@ -131,10 +131,11 @@ def test_popularity_of_ready_made_histories_and_of_recboles_data_sets_counts_tar
 
     folder = tmp_path / "parts"
     folder.mkdir()
+    parts = ["train", "valid", "test"]
     header = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
-    for part in ("train", "valid", "test"):
+    for part in parts:
         (folder / f"parts.{part}.inter").write_text(header + "u\ta b\tc\nu\ta b c\td\n")
-    config = make_config("SimDiffRec", tmp_path, "parts", alpha=0, beta=0, benchmark_filename=["train", "valid", "test"])
+    config = make_config("SimDiffRec", tmp_path, "parts", alpha=0, beta=0, benchmark_filename=parts)
     data = create_dataset(config)
     counts = training_item_counts(build_loaders(config, data)[0]._dataset)
     assert {str(t): int(n) for t, n in zip(data.field2id_token["item_id"], counts) if n} == {"c": 1, "d": 1}
@@ -146,7 +147,7 @@ def test_a_checkpoint_without_counts_refuses_empty_histories_only(checkpoint, tm
     torch.save(old, tmp_path / "old.pth")
     recommender = Recommender.load(str(tmp_path / "old.pth"))
     assert recommender.recommend([["i1"]], k=1)
-    with pytest.raises(UsageError, match="item_counts, which this checkpoint lacks"):
+    with pytest.raises(UsageError, match="item_counts, which the checkpoint lacks"):
         recommender.recommend([[]])
 
 
@@ -216,7 +217,7 @@ def test_a_diverged_model_is_refused(recommender):
 def rows_of(path):
     if path.suffix == ".csv":
         with open(path, newline="") as file:
-            return [{**row, "items": row["items"].split(), "scores": row["scores"].split()} for row in csv.DictReader(file)]
+            return [{**row, **{key: row[key].split() for key in ("items", "scores")}} for row in csv.DictReader(file)]
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -271,7 +272,7 @@ def test_rows_without_an_id_are_numbered_and_empty_lines_of_one_column_are_histo
         ("a.txt", "i1 i2\n", "must end in .csv or .jsonl"),
     ],
 )
-def test_bad_files_are_refused_in_one_line_and_leave_the_old_output(checkpoint, tmp_path, capsys, name, content, expected):
+def test_bad_files_are_refused_in_one_line(checkpoint, tmp_path, capsys, name, content, expected):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "out.csv").write_text("old")
     words = [f"--input={tmp_path / name}", f"--output={tmp_path}/out.csv", "--k=2", "--unknown=error"]
