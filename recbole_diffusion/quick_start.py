@@ -249,7 +249,9 @@ def start_logging(config):
             logger.removeHandler(handler)
             handler.close()
     root_handlers, logger.handlers = logger.handlers, []  # RecBole's set-up does nothing beside other handlers
+    streams = sys.stdout, sys.stderr
     init_logger(config)
+    sys.stdout, sys.stderr = streams  # colorama wraps them again at every call, until Python's stack is too short
     ours, logger.handlers = logger.handlers, [*root_handlers, *logger.handlers]
     for handler in ours:
         handler.of_recbole_diffusion = True
