@@ -20,7 +20,6 @@ import pandas
 import recbole
 import torch
 from recbole.data.dataset import SequentialDataset
-from recbole.data.utils import create_dataset as create_recbole_dataset
 from recbole.utils import init_logger, init_seed
 
 import recbole_diffusion
@@ -180,7 +179,10 @@ def create_dataset(config):
     """
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     try:
-        dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
+        # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
+        dataset = (SequenceDataset if stock is SequentialDataset else stock)(config)
+    except KeyError as error:
+        raise UsageError(f"a setting names '{error.args[0]}', which the data do not have") from error
     except ValueError as error:  # RecBole's own refusals; UsageError is one as well
         raise error if isinstance(error, UsageError) else UsageError(str(error).splitlines()[0]) from error
     logging.getLogger().info(dataset)

@@ -353,7 +353,7 @@ def _refuse_swallowed_lines(frame, filepath):
         broken = frame[name].str.contains("\n", regex=False, na=False)
         if broken.any():
             line = int(broken.to_numpy().argmax()) + 2
-            raise UsageError(f"{filepath} line {line}: a quote mark opens a value that goes on in other lines: remove it")
+            raise UsageError(f"{filepath} line {line}: a quote mark opens a value of several lines: remove it")
 
 
 def training_item_counts(dataset):
