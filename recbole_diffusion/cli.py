@@ -18,6 +18,9 @@ USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VAL
        recbole-diffusion prepare NAME --source=FILE | --download
        recbole-diffusion check-data NAME
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
+       recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
+       recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
+       recbole-diffusion doctor
        python run_recbole_diffusion.py takes the same words.
 
 Trains a model, picks the best epoch on the validation part and tests it.
@@ -40,7 +43,7 @@ def main(argv=None):
         argv (list[str], optional): words after the program's name; by default those of the process.
 
     Returns:
-        int: 0 on success, 2 for wrong input, 130 after Ctrl-C.
+        int: 0 on success, 1 when ``doctor`` finds a problem, 2 for wrong input, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -70,6 +73,9 @@ def dispatch(words):
         "prepare": prepare_command,
         "check-data": check_command,
         "features": features_command,
+        "recommend": recommend_command,
+        "export": export_command,
+        "doctor": doctor_command,
     }
     if "--version" in words:
         print(f"recbole-diffusion {__version__}")
@@ -156,7 +162,7 @@ def compare_command(words):
     """Run models on data sets with several seeds and write tables."""
     from recbole_diffusion.analysis.compare import add_arguments, main as compare_main
 
-    parser = argparse.ArgumentParser(prog="recbole-diffusion compare")
+    parser = Parser(prog="recbole-diffusion compare")
     add_arguments(parser)
     known, rest = parser.parse_known_args(words)
     return compare_main(known, parse_settings(rest))
@@ -200,8 +206,36 @@ def features_command(words):
     return _run_parser("features", extract, words)
 
 
+def recommend_command(words):
+    """Recommend for the histories of a file."""
+    from recbole_diffusion import recommend
+
+    return _run_parser("recommend", recommend, words)
+
+
+def export_command(words):
+    """Write a trained model for other programs."""
+    from recbole_diffusion import export
+
+    return _run_parser("export", export, words)
+
+
+def doctor_command(words):
+    """Say what of the installation does not fit."""
+    from recbole_diffusion import doctor
+
+    return _run_parser("doctor", doctor, words)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that refuses wrong words in one line like everything else."""
+
+    def error(self, message):
+        raise UsageError(f"{message} ('{self.prog} --help' lists the arguments)")
+
+
 def _run_parser(name, module, words):
-    parser = argparse.ArgumentParser(prog=f"recbole-diffusion {name}")
+    parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)
     module.add_arguments(parser)
     return module.main(parser.parse_args(words)) or 0
 

@@ -1,7 +1,9 @@
 """RecBole's configuration with the plugin's models, data sets and defaults, checked before anything runs."""
 
+import codecs
 import copy
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,19 @@ RECBOLE_HIDDEN_KEYS = {
     "numerical_features", "embedding_size", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
 }  # fmt: skip
 
+# Kinds of RecBole's settings that it uses without a look, most of them empty by default.
+RECBOLE_KINDS = {
+    "text": (
+        str,
+        "field_separator", "seq_separator", "encoding", "state", "transform", "USER_ID_FIELD", "ITEM_ID_FIELD",
+        "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "NEG_PREFIX", "valid_metric",
+    ),
+    "a list": (
+        list, "alias_of_user_id", "alias_of_item_id", "additional_feat_suffix", "normalize_field", "benchmark_filename",
+    ),
+    "a mapping": (dict, "val_interval", "preload_weight", "discretization", "threshold", "seq_len"),
+}  # fmt: skip
+TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 _INTERVAL = re.compile(r"[\[(]\s*-?[\d.]+(e\d+)?\s*,\s*(-?[\d.]+(e\d+)?|inf)\s*[\])]")
 
@@ -127,6 +142,9 @@ class DiffusionConfig(Config):
     def _check_value(self, key, value):
         if key in self._schema:
             return self._schema[key].check(value)
+        for kind, (wanted, *keys) in RECBOLE_KINDS.items():
+            if key in keys and not isinstance(value, wanted):
+                raise UsageError(f"{key} must be {kind}, got '{value}'")
         default = self.internal_config_dict.get(key)
         if isinstance(default, bool):
             if not isinstance(value, bool):
@@ -166,6 +184,11 @@ class DiffusionConfig(Config):
         for key in ("user_inter_num_interval", "item_inter_num_interval"):
             if self[key] is not None and not all(_INTERVAL.fullmatch(part.strip()) for part in str(self[key]).split(";")):
                 raise UsageError(f"{key} must be an interval such as [5,inf), got '{self[key]}'")
+        self._check_environment()
+        for key in ("load_col", "unload_col"):
+            columns = self[key]
+            if columns is not None and not (_names_columns(columns) and (key == "unload_col" or "inter" in columns)):
+                raise UsageError(f"{key} must be columns by file such as {{inter: [user_id]}}, got '{columns}'")
         if self["MODEL_INPUT_TYPE"] is None:
             raise UsageError(f"RecBole's {self.model} has no loss_type '{self['loss_type']}', it may be CE or BPR")
         heads, hidden = self["n_heads"], self["hidden_size"]
@@ -180,6 +203,19 @@ class DiffusionConfig(Config):
         check = getattr(self.model_class, "check_config", None)
         if check:
             check(self)
+
+    def _check_environment(self):
+        """Names of things outside the package."""
+        try:
+            codecs.lookup(self["encoding"] or "utf-8")
+        except LookupError as error:
+            raise UsageError(f"encoding: {error}") from None
+        if self["transform"] and self["transform"] not in TRANSFORMS:
+            raise UsageError(f"transform must be one of {', '.join(TRANSFORMS)}, got '{self['transform']}'")
+        if self["worker"] < 0:
+            raise UsageError(f"worker must be at least 0, got {self['worker']}")
+        if self["log_wandb"] and find_spec("wandb") is None:
+            raise UsageError("log_wandb needs the package wandb: pip install wandb")
 
     @staticmethod
     def _check_split(split, order):
@@ -205,6 +241,8 @@ class DiffusionConfig(Config):
     def _set_default_parameters(self):
         settings = self.final_config_dict
         metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
+        if not metrics:
+            raise UsageError("metrics must name at least one metric, such as NDCG")
         for metric in metrics:
             if str(metric).lower() not in metric_types:
                 raise UsageError(f"unknown metric '{metric}'{did_you_mean(metric, metric_types)}")
@@ -227,6 +265,14 @@ class DiffusionConfig(Config):
     def plain(self):
         """The settings as a dict of JSON values, for checkpoints and result files."""
         return {key: _plain(value) for key, value in self.final_config_dict.items()}
+
+
+def _names_columns(value):
+    """Whether a value maps each file to ``*`` or a list of column names."""
+    return isinstance(value, dict) and all(
+        columns == "*" or isinstance(columns, list) and all(isinstance(column, str) for column in columns)
+        for columns in value.values()
+    )
 
 
 def _plain(value):

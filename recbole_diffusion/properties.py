@@ -14,7 +14,17 @@ from recbole_diffusion.errors import UsageError
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a float, as users of RecBole expect (YAML 1.1 says string)."""
+    """Safe YAML in which ``1e-3`` is a float, as users of RecBole expect (YAML 1.1 says string).
+
+    A key that is given twice with different values is an error; YAML would silently take the last.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if seen.setdefault(str(key.value), value.value) != value.value:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 YamlLoader.add_implicit_resolver(

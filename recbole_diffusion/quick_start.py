@@ -22,7 +22,6 @@ import pandas
 import recbole
 import torch
 from recbole.data.dataset import SequentialDataset
-from recbole.data.utils import create_dataset as create_recbole_dataset
 from recbole.utils import init_logger, init_seed
 
 import recbole_diffusion
@@ -234,7 +233,10 @@ def create_dataset(config):
     """
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     try:
-        dataset = SequenceDataset(config) if stock is SequentialDataset else create_recbole_dataset(config)
+        # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
+        dataset = (SequenceDataset if stock is SequentialDataset else stock)(config)
+    except KeyError as error:
+        raise UsageError(f"a setting names '{error.args[0]}', which the data do not have") from error
     except ValueError as error:  # RecBole's own refusals; UsageError is one as well
         raise error if isinstance(error, UsageError) else UsageError(str(error).splitlines()[0]) from error
     logging.getLogger().info(dataset)
@@ -330,7 +332,9 @@ def start_logging(config):
             logger.removeHandler(handler)
             handler.close()
     root_handlers, logger.handlers = logger.handlers, []  # RecBole's set-up does nothing beside other handlers
+    streams = sys.stdout, sys.stderr
     init_logger(config)
+    sys.stdout, sys.stderr = streams  # colorama wraps them again at every call, until Python's stack is too short
     ours, logger.handlers = logger.handlers, [*root_handlers, *logger.handlers]
     for handler in ours:
         handler.of_recbole_diffusion = True

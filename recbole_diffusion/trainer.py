@@ -11,6 +11,8 @@ from recbole.utils import dict2str, get_local_time, get_trainer, set_color
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
+from recbole_diffusion.data.dataset import training_item_counts
+
 CHECKPOINT_FORMAT = 1
 
 
@@ -85,11 +87,13 @@ class SafeCheckpointMixin:
             "other_parameter": plain_parameters(self.model),
             "optimizer": self.optimizer.state_dict(),
             "item_tokens": self.item_tokens,
+            "item_counts": self.item_counts,
         }
 
     def fit(self, train_data, *args, **kwargs):
         dataset = train_data._dataset
         self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        self.item_counts = training_item_counts(dataset)
         return super().fit(train_data, *args, **kwargs)
 
     def _valid_epoch(self, valid_data, show_progress=False):

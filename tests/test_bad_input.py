@@ -1,10 +1,14 @@
 """Every wrong input ends with exit code 2 and one line that says what to do, before anything is trained."""
 
+import os
+import pickle
+
 import pytest
 
 from recbole_diffusion import trainer
 from recbole_diffusion.cli import main
-from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.quick_start import create_dataset
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 
 GOOD = ["--dataset=cycle", "--MAX_ITEM_LIST_LENGTH=10", "--topk=[5]", "--valid_metric=MRR@5", "--show_progress=False"]
 SMALL = ["--k_noise=3", "--hidden_size=8", "--inner_size=16", "--epochs=1"]
@@ -86,12 +90,23 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--epochs=2.0"], "epochs must be of type int"),
         (["--model=SimDiffRec", "--user_inter_num_interval=5"], "must be an interval such as [5,inf)"),
         (["--model=SimDiffRec", "--item_inter_num_interval=[5"], "must be an interval such as [5,inf)"),
+        (["--model=SimDiffRec", "--load_col=inter"], "load_col must be columns by file such as {inter: [user_id]}"),
+        (["--model=SimDiffRec", "--load_col={item: [item_id]}"], "load_col must be columns by file"),
+        (["--model=SimDiffRec", "--val_interval=5"], "val_interval must be a mapping, got '5'"),
+        (["--model=SimDiffRec", "--benchmark_filename=5"], "benchmark_filename must be a list, got '5'"),
+        (["--model=SimDiffRec", "--alias_of_item_id=[other]"], "a setting names 'other', which the data do not have"),
+        (["--model=SimDiffRec", "--field_separator=5"], "field_separator must be text, got '5'"),
+        (["--model=SimDiffRec", "--encoding=utf-9"], "encoding: unknown encoding: utf-9"),
+        (["--model=SimDiffRec", "--transform=shuffle"], "transform must be one of mask_itemseq"),
+        (["--model=SimDiffRec", "--worker=-1"], "worker must be at least 0"),
+        (["--model=SimDiffRec", "--metrics=[]"], "metrics must name at least one metric"),
         (["--model=SimDiffRec", "--ce_positions=last"], "set train_view: prefix"),
         (["--model=SimDiffRec", "--data_path=2024"], "dataset 'cycle' not found"),
         (["--model=SASRec", "--loss_type=XX"], "RecBole's SASRec has no loss_type 'XX'"),
         (["--model=FEARec"], "FEARec cannot run here: it reads the padded histories"),
         (["--model=SASRecF", "--train_neg_sample_args=~"], "RecBole's SASRecF cannot be built here"),
         (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
+        (["--model=DiffuRec", "--sampling_steps=40"], "sampling_steps 40 is larger than diffusion_steps 32"),
         (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SimDiffRec", "--k_sample=1"], "k_sample must lie in [2, inf)"),
         (["--model=SimDiffRec", "--k_noise=12"], "k_noise 12 is larger than the 11 other items"),
@@ -152,6 +167,8 @@ def break_file(folder, change):
         (lambda lines: lines[:4] + ["u0\ti1\t3\t4\t5"] + lines[4:], "Expected 3 fields in line 5, saw 5"),
         (lambda lines: lines[:1] + [x + "\t9" for x in lines[1:]], "more columns than the header"),
         (lambda lines: lines[:4] + ["u0\ti1"] + lines[4:], "line 5: no number in time field 'timestamp'"),
+        (lambda lines: lines[:4] + ["u0\ti\0001\t3"] + lines[4:], "line 5 holds a zero byte"),
+        (lambda lines: [*lines[:4], 'u0\t"i1\t3', *lines[4:8], 'u0\t"i1\t3', *lines[8:]], "line 5: a quote mark opens"),
         (lambda lines: lines[:4] + ["u0\ti1\tinf"] + lines[4:], "line 5: no number in time field 'timestamp'"),
         (lambda lines: [lines[0].replace("timestamp:float", "timestamp:token")] + lines[1:], "is a token, which has no order"),
         (lambda lines: lines[:1] + [x for x in lines[1:] if x.endswith(("\t0", "\t1", "\t2"))], "no validation rows"),
@@ -161,6 +178,52 @@ def break_file(folder, change):
 def test_broken_files(folder, capsys, change, expected):
     break_file(folder, change)
     assert expected in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
+
+
+def test_columns_that_are_asked_for_must_be_there(folder, capsys):
+    words = ["--load_col={inter: [user_id, item_id, timestamp, ratings]}", f"--data_path={folder}"]
+    error = refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, *words)
+    assert "cycle.inter has no column 'ratings'" in error and "it has user_id, item_id, timestamp" in error
+
+
+def test_ties_in_time_keep_the_order_of_the_file_and_are_reported(folder, caplog):
+    break_file(folder, lambda lines: [lines[0], *(line.rpartition("\t")[0] + "\t7" for line in lines[1:])])
+    data = create_dataset(make_config("SimDiffRec", folder))
+    data.build()
+    assert "interactions share user and time with the one before" in caplog.text
+    sequences = [f"i{item}" for sequence in cycle_sequences() for item in sequence]
+    assert list(data.id2token("item_id", data.flat["item_id"])) == sequences
+
+
+def test_missing_values_are_filled(folder):
+    def with_prices(lines):
+        return [lines[0] + "\tprice:float", lines[1] + "\t", *(line + "\t2" for line in lines[2:])]
+
+    break_file(folder, with_prices)
+    columns = {"inter": ["user_id", "item_id", "timestamp", "price"]}
+    data = create_dataset(make_config("SASRec", folder, load_col=columns))
+    data.build()
+    assert len(data.flat["price"]) > 0 and bool(data.flat["price"].isfinite().all())
+
+
+def test_a_key_given_twice_in_a_file_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "twice.yaml").write_text("tau: 0.1\nalpha: 0.2\ntau: 0.3\n")
+    words = [*GOOD, f"--data_path={folder}", f"--config_files={tmp_path}/twice.yaml"]
+    assert "tau is given twice" in refused(capsys, "--model=SimDiffRec", *words)
+
+
+def test_data_sets_that_lie_about_as_pickles_are_never_loaded(folder, tmp_path, monkeypatch):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trap"),)
+
+    (tmp_path / "saved").mkdir()
+    for name in ("SequentialDataset", "SequenceDataset", "DIENDataset"):
+        (tmp_path / "saved" / f"cycle-{name}.pth").write_bytes(pickle.dumps(Bomb()))
+    for model in ("SimDiffRec", "SASRec", "DIEN"):
+        config = make_config(model, folder, checkpoint_dir=str(tmp_path / "saved"))
+        assert len(create_dataset(config)) > 0
+    assert not (tmp_path / "trap").exists()
 
 
 def test_debug_shows_the_traceback(capsys):

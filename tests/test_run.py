@@ -142,6 +142,15 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     assert torch.load(path) == {"epoch": 1} and os.listdir(tmp_path) == ["model.pth"]
 
 
+def test_many_runs_in_one_process_do_not_wrap_the_output_again_and_again(folder, monkeypatch):
+    from recbole_diffusion.quick_start import start_logging
+
+    streams = sys.stdout, sys.stderr
+    for _ in range(2):
+        start_logging(make_config("SimDiffRec", folder))
+        assert (sys.stdout, sys.stderr) == streams
+
+
 def test_config_files_in_order_and_the_command_line_wins(folder, tmp_path):
     (tmp_path / "a.yaml").write_text("tau: 0.1\nalpha: 0.2\nbeta: 0.3\n")
     (tmp_path / "b.yaml").write_text("alpha: 0.25\nbeta: 0.35\n")

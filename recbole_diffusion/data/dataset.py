@@ -78,6 +78,7 @@ class SequenceDataset(SequentialDataset):
         if load_col == set():
             return None
         separator, encoding = self.config["field_separator"], self.config["encoding"]
+        has_quotes = _scan_text(filepath, encoding)
         names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
         dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
         # Rows of the wrong width show only when all columns are read; side files may hold long texts nobody wants.
@@ -94,6 +95,8 @@ class SequenceDataset(SequentialDataset):
             raise UsageError(f"{filepath}: {error}") from None
         if frame.empty:
             raise UsageError(f"{filepath} holds a header but no rows")
+        if has_quotes and source == FeatureSource.INTERACTION:
+            _refuse_swallowed_lines(frame, filepath)
         if not isinstance(frame.index, pd.RangeIndex):
             raise UsageError(f"{filepath} line 2 has more columns than the header")
         frame = frame[list(dtypes)]  # in the order of the file, as names is
@@ -378,6 +381,44 @@ class SequenceDataset(SequentialDataset):
         rows = torch.repeat_interleave(torch.arange(len(start)), end - start)
         offsets = torch.arange(len(rows)) - torch.repeat_interleave((end - start).cumsum(0) - (end - start), end - start)
         return rows, self.flat[self.iid_field][start[rows] + offsets]
+
+
+def _scan_text(filepath, encoding):
+    """Whether a file holds quote marks. Raises UsageError for a zero byte, at which pandas silently ends a value."""
+    line, has_quotes = 1, False
+    with open(filepath, encoding=encoding, errors="replace", newline="") as file:
+        while text := file.read(2**20):
+            if "\0" in text:
+                line += text.count("\n", 0, text.index("\0"))
+                raise UsageError(f"{filepath} line {line} holds a zero byte: the file is damaged, or set --encoding")
+            line += text.count("\n")
+            has_quotes = has_quotes or '"' in text
+    return has_quotes
+
+
+def _refuse_swallowed_lines(frame, filepath):
+    """Between two quote marks pandas takes whole lines for one value. Raises UsageError."""
+    for name in frame.select_dtypes(object):
+        broken = frame[name].str.contains("\n", regex=False, na=False)
+        if broken.any():
+            line = int(broken.to_numpy().argmax()) + 2
+            raise UsageError(f"{filepath} line {line}: a quote mark opens a value of several lines: remove it")
+
+
+def training_item_counts(dataset):
+    """How often each item occurs in the training part, as a tensor [V].
+
+    Args:
+        dataset (Dataset): the training part. Of RecBole's special data sets and of ready-made histories, which overlap
+            in unknown ways, the targets are counted; otherwise every interaction once.
+    """
+    items = dataset.inter_feat[dataset.iid_field]
+    if TARGET in dataset.inter_feat and dataset.benchmark_filename_list is None:
+        bounds = torch.zeros(len(dataset.flat[dataset.iid_field]) + 1, dtype=torch.long)
+        examples, one = dataset.inter_feat, torch.ones(len(items), dtype=torch.long)
+        bounds.index_add_(0, examples[USER_START], one).index_add_(0, examples[TARGET] + 1, -one)
+        items = dataset.flat[dataset.iid_field][bounds[:-1].cumsum(0) > 0]
+    return torch.bincount(items, minlength=dataset.item_num)
 
 
 def _describe(counts):

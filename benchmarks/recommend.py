@@ -1,0 +1,55 @@
+"""Recommending from item tokens to item tokens: sequences per second, and the time that one request takes.
+
+The models are not trained, which does not change their speed. Histories have the lengths of beauty (mean 8.9).
+"""
+
+import statistics
+import time
+
+from common import in_fresh_process, parse, peak_mb
+
+CASES = [("SASRec", None), ("GRU4Rec", None), ("SimDiffRec", None)]
+CASES += [(model, steps) for model in ("DiffuRec", "DiffuRecSys") for steps in (1, 32)]
+
+
+def measure(model, steps, args):
+    """Speed of one model with one number of reverse steps."""
+    import numpy as np
+    import torch
+
+    from recbole_diffusion.config import DiffusionConfig
+    from recbole_diffusion.recommend import Catalogue, Recommender
+
+    torch.set_num_threads(args.threads)
+    settings = {"MAX_ITEM_LIST_LENGTH": 50, "use_gpu": False, **({"sampling_steps": steps} if steps else {})}
+    config = DiffusionConfig(model, "synthetic", config_dict=settings)
+    tokens = ["[PAD]", *(f"i{n}" for n in range(args.items))]
+    recommender = Recommender(config, config.model_class(config, Catalogue(config, len(tokens))), tokens)
+
+    random = np.random.default_rng(0)
+    n_rows = args.rows if steps in (None, 1) else args.rows // 10
+    lengths = np.minimum(4 + random.geometric(1 / 4.9, n_rows), 50)
+    histories = [[tokens[n] for n in random.integers(1, len(tokens), length)] for length in lengths]
+    recommender.recommend(histories[:256])
+    start = time.perf_counter()
+    recommender.recommend(histories)
+    per_second = n_rows / (time.perf_counter() - start)
+
+    seconds = []
+    for history in histories[: args.requests]:
+        start = time.perf_counter()
+        recommender.recommend([history])
+        seconds.append(time.perf_counter() - start)
+    slow = statistics.quantiles(seconds, n=100)[98]
+    return {"rate": per_second, "median": statistics.median(seconds), "slow": slow, "peak": peak_mb()}
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, items=12101, rows=20000, requests=500)
+    print(f"{args.items} items, batches of 256, k 10")
+    print(f"{'model':<26}{'sequences/s':>12}{'one request, median':>22}{'99th percentile':>18}{'peak memory':>14}")
+    for model, steps in CASES:
+        found = in_fresh_process(measure, model, steps, args)
+        name = f"{model}, {steps} step{'s' * (steps > 1)}" if steps else model
+        median, slow = (f"{1000 * found[key]:.1f} ms" for key in ("median", "slow"))
+        print(f"{name:<26}{found['rate']:>12.0f}{median:>22}{slow:>18}{found['peak']:>11.0f} MB", flush=True)

@@ -1,0 +1,134 @@
+"""Every model of the package on random small data with random settings: what must hold whatever they are."""
+
+import math
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
+from recbole.data.interaction import Interaction
+
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.properties import property_file
+from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, init_seed
+from recbole_diffusion.recommend import Recommender
+from recbole_diffusion.registry import MODELS
+from recbole_diffusion.schema import read_schema
+from recbole_diffusion.testing import make_config, write_sequences
+from recbole_diffusion.trainer import trainer_class
+
+SIZES = {  # small values of the settings that are numbers
+    "hidden_size": [4, 8], "inner_size": [4, 8], "n_heads": [1, 2], "n_layers": [1, 2], "denoiser_layers": [1, 2],
+    "n_blocks": [1, 2], "diffusion_steps": [1, 2, 5], "sampling_steps": [1, 2, 5], "ensemble_seeds": [1, 3],
+    "reverse_steps": [1, 3], "k_noise": [1, 2], "k_sample": [2, 3], "n_negatives": [1, 4], "noise_refresh": [1, 3],
+    "aug_ratio": [0.1, 0.5, 1.0], "alpha": [0.0, 0.3], "beta": [0.0, 0.3], "mse_weight": [0.0, 1.0], "tau": [0.05, 1.0],
+    "hidden_dropout_prob": [0.0, 0.5], "attn_dropout_prob": [0.0, 0.5], "embedding_dropout_prob": [0.0, 0.5],
+    "lambda_std": [0.0, 0.1], "ddim_eta": [0.0, 1.0], "offset_strength": [0.0, 0.1],
+}  # fmt: skip
+
+
+def sequences():
+    """A few users with 4 to 12 interactions each, among at most 9 items, repeats included."""
+    items = st.integers(1, 9)
+    return st.lists(st.lists(items, min_size=4, max_size=12), min_size=1, max_size=8)
+
+
+@st.composite
+def choices(draw, model):
+    """A value for every setting of a model that has words, switches or a list of small sizes."""
+    chosen = {"MAX_ITEM_LIST_LENGTH": draw(st.sampled_from([1, 2, 7, 20])), "seed": draw(st.integers(0, 5))}
+    chosen["train_batch_size"] = draw(st.sampled_from([1, 3, 64]))
+    chosen["eval_batch_size"] = draw(st.sampled_from([1, 3, 64]))
+    for key, setting in read_schema(property_file("model", model)).items():
+        words = re.search(r"One of:\s*([^.]+)\.", setting.doc)
+        if key in SIZES:
+            chosen[key] = draw(st.sampled_from(SIZES[key]))
+        elif words and key != "learner":
+            chosen[key] = draw(st.sampled_from([word.strip() for word in words[1].split(",")]))
+        elif setting.type == "bool":
+            chosen[key] = draw(st.booleans())
+    return fitting(chosen)
+
+
+def fitting(chosen):
+    """The same without combinations that the models refuse, so that few examples are lost."""
+    if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen:
+        chosen["train_view"] = "prefix"
+    if chosen.get("official_compat"):
+        chosen.update(confidence_t="train", reverse_steps=1)
+    if "sampling_steps" in chosen:
+        chosen["sampling_steps"] = min(chosen["sampling_steps"], chosen["diffusion_steps"])
+    return chosen
+
+
+def examine(model, data, chosen):
+    """Train one epoch, evaluate, score: raises AssertionError, or UsageError when the settings do not go together."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_sequences(data, folder, "cycle")
+        config = make_config(model, folder, **{"topk": [1], "valid_metric": "MRR@1", **chosen})
+        init_seed(config["seed"], True)
+        dataset = create_dataset(config)
+        loaders = build_loaders(config, dataset)
+        network = build_model(config, loaders[0])
+        Path(config["checkpoint_dir"]).mkdir(exist_ok=True)
+        trainer = trainer_class(config)(config, network)
+        loss = trainer._train_epoch(loaders[0], 0)
+        assert all(math.isfinite(part) for part in (loss if isinstance(loss, tuple) else (loss,)))
+        assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+        for loader in loaders[1:]:
+            metrics = trainer.evaluate(loader, load_best_model=False)
+            assert metrics and all(0 <= value <= 1 for value in metrics.values())
+        check_scores(network.eval(), dataset, config)
+
+
+@torch.no_grad()
+def check_scores(network, dataset, config):
+    """Finite, repeatable, free of padding, and the same whatever the order of the batch."""
+    tokens = [str(token) for token in dataset.field2id_token["item_id"]]
+    longest = config["MAX_ITEM_LIST_LENGTH"]
+    histories = [[1 + (start + step) % (len(tokens) - 1) for step in range(1 + start % longest)] for start in range(5)]
+    rows = torch.zeros(5, longest, dtype=torch.long)
+    for row, history in zip(rows, histories):
+        row[: len(history)] = torch.tensor(history)
+    lengths = torch.tensor([len(history) for history in histories])
+
+    def score(order):
+        columns = {network.ITEM_SEQ: rows[order], network.ITEM_SEQ_LEN: lengths[order]}
+        return network.full_sort_predict(Interaction(columns))[:, 1:]
+
+    straight, order = score(torch.arange(5)), torch.tensor([3, 0, 4, 2, 1])
+    assert torch.isfinite(straight).all() and torch.equal(straight, score(torch.arange(5)))
+    torch.testing.assert_close(score(order), straight[order], atol=1e-4, rtol=1e-4)
+    named = [[tokens[number] for number in history] for history in histories]
+    ranked = Recommender(config, network, tokens).recommend(named, k=len(tokens) - 1)
+    assert all({token for token, _ in row} == set(tokens[1:]) for row in ranked)
+
+
+def run_examples(model, number):
+    """Hypothesis' search over data and settings, the same every time."""
+
+    @settings(
+        max_examples=number, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(data=sequences(), chosen=choices(model))
+    def search(data, chosen):
+        used.append(1)
+        try:
+            examine(model, data, chosen)
+        except UsageError as refusal:
+            assert "\n" not in str(refusal)
+            refused.append(str(refusal))
+            assume(False)
+
+    used, refused = [], []
+    search()
+    assert len(refused) < len(used) / 2, refused[-5:]  # most of the combinations run
+
+
+@pytest.mark.parametrize("number", [8, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", MODELS)
+def test_any_data_and_settings(model, number, monkeypatch):
+    monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", lambda logger: None)
+    run_examples(model, number)
