@@ -172,7 +172,7 @@ def tune_command(words):
     """Search settings on the validation part."""
     from recbole_diffusion.analysis.tune import add_arguments, main as tune_main
 
-    parser = argparse.ArgumentParser(prog="recbole-diffusion tune")
+    parser = Parser(prog="recbole-diffusion tune")
     add_arguments(parser)
     known, rest = parser.parse_known_args(words)
     return tune_main(known, parse_settings(rest))
