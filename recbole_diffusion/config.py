@@ -11,6 +11,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_diffusion import registry
+from recbole_diffusion.checkpoint import plain
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import YamlLoader, load_yaml, properties_dir, property_file
 from recbole_diffusion.schema import read_schema
@@ -226,12 +227,4 @@ class DiffusionConfig(Config):
 
     def plain(self):
         """The settings as a dict of JSON values, for checkpoints and result files."""
-        return {key: _plain(value) for key, value in self.final_config_dict.items()}
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+        return {key: plain(value) for key, value in self.final_config_dict.items()}

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 import time
@@ -24,11 +23,12 @@ from recbole.data.utils import create_dataset as create_recbole_dataset
 from recbole.utils import init_logger, init_seed
 
 import recbole_diffusion
+from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.dataset import SequenceDataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.trainer import CHECKPOINT_FORMAT, trainer_class
+from recbole_diffusion.trainer import on_device, trainer_class
 
 
 def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
@@ -61,6 +61,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     network = build_model(config, loaders[0])
     logging.getLogger().info(network)
     trainer = trainer_class(config)(config, network)
+    if config["resume"]:
+        trainer.resume_last_run()
     best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training")
     tests = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
@@ -96,13 +98,15 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
 
 
 def fit(trainer, loaders, saved):
-    """RecBole's ``fit``; Ctrl-C says what was saved."""
+    """RecBole's ``fit``; Ctrl-C says how to go on."""
     try:
         return trainer.fit(loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"])
     except KeyboardInterrupt:
-        kept = trainer.best_epoch is not None
+        epochs = len(trainer.train_loss_dict)
+        if not saved or not os.path.exists(trainer.last_model_file):
+            raise KeyboardInterrupt("no epoch was saved yet") from None
         raise KeyboardInterrupt(
-            f"best checkpoint so far: {trainer.saved_model_file}" if kept else "no checkpoint was written yet"
+            f"the same command with --resume goes on after {epochs} epochs, saved in {trainer.last_model_file}"
         ) from None
 
 
@@ -111,12 +115,14 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     return run(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
 
 
-def load_data_and_model(model_file, data_path=None):
+def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     """Load a checkpoint with its data, on this machine's device.
 
     Args:
         model_file (str): checkpoint written by :func:`run`.
         data_path (str, optional): where the data sets are now, if they moved.
+        trust_checkpoint (bool): read a pickle from elsewhere, such as RecBole's own checkpoints, and execute any code
+            in it.
 
     Returns:
         tuple: ``(config, model, dataset, train_data, valid_data, test_data)`` as in RecBole.
@@ -124,7 +130,7 @@ def load_data_and_model(model_file, data_path=None):
     Raises:
         UsageError: when the file is missing or not such a checkpoint, or the data have other items than the model.
     """
-    checkpoint = load_checkpoint(model_file)
+    checkpoint = load_checkpoint(model_file, trust_checkpoint)
     saved = checkpoint["config"]
     config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
     init_seed(config["seed"], config["reproducibility"])
@@ -132,30 +138,21 @@ def load_data_and_model(model_file, data_path=None):
     data = create_dataset(config)
     loaders = build_loaders(config, data)
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
-    if tokens != checkpoint["item_tokens"]:
+    known = checkpoint["item_tokens"]
+    if known is not None and tokens != known:
         raise UsageError(
-            f"checkpoint '{model_file}' was trained on other items ({len(checkpoint['item_tokens']) - 1}) than dataset "
+            f"checkpoint '{model_file}' was trained on other items ({len(known) - 1}) than dataset "
             f"'{config['dataset']}' has now ({len(tokens) - 1})"
         )
     network = build_model(config, loaders[0])
-    network.load_state_dict(checkpoint["state_dict"])
-    network.load_other_parameter(checkpoint["other_parameter"])
+    try:
+        network.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UsageError(f"checkpoint '{model_file}' does not fit {config['model']} on these data: {reason}") from None
+    network.load_other_parameter(on_device(checkpoint["other_parameter"] or {}, config["device"]))
     network.eval()
     return (config, network, data, *loaders)
-
-
-def load_checkpoint(model_file):
-    """Read a checkpoint without ever executing code from it. Raises UsageError."""
-    if not os.path.isfile(model_file):
-        raise UsageError(f"checkpoint '{model_file}' does not exist")
-    try:
-        checkpoint = torch.load(model_file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged and foreign files
-        reason = re.sub("\x1b\\[[0-9;]*m", "", str(error).splitlines()[0])[:120]
-        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion: {reason}") from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
-        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion (format {CHECKPOINT_FORMAT})")
-    return checkpoint
 
 
 def reusable_settings(saved, data_path):
@@ -163,6 +160,7 @@ def reusable_settings(saved, data_path):
     derived = {
         "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
         "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
+        "resume",
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True
