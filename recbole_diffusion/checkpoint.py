@@ -79,7 +79,7 @@ def load_checkpoint(path, trust=False):
         checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types for damaged and foreign files
         reason = _one_line(error)
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if "Weights only load failed" in str(error):
             reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same and executes its code)"
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: {reason}") from None
     if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
