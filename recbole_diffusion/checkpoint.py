@@ -153,7 +153,7 @@ def random_state(generators):
     version, numbers, gauss = random.getstate()
     name, keys, *position = np.random.get_state()
     return {
-        "python": [version, list(numbers), gauss],
+        "python": [version, torch.tensor(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *position],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -164,7 +164,7 @@ def random_state(generators):
 def restore_random_state(state, generators):
     """Undo everything drawn since :func:`random_state`, as far as this machine has the same devices."""
     version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *position = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
     torch.set_rng_state(state["torch"])

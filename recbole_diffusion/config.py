@@ -176,11 +176,20 @@ class DiffusionConfig(Config):
             raise UsageError(
                 f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
             )
+        self._check_precision()
         if self["lr_decay_step"] and not self.is_plugin_model:
             raise UsageError(f"lr_decay_step is for the plugin's models, {self.model} trains at a constant rate: remove it")
         check = getattr(self.model_class, "check_config", None)
         if check:
             check(self)
+
+    def _check_precision(self):
+        clip = self["clip_grad_norm"]
+        if clip is not None and not (set(clip) <= {"max_norm", "norm_type"} and _is_positive(clip.get("max_norm"))):
+            raise UsageError(f"clip_grad_norm must be such as {{max_norm: 5.0}} with a positive number, got {clip}")
+        fp16_on_cpu = self["enable_amp"] and self["amp_type"] == "fp16" and self["device"].type == "cpu"
+        if fp16_on_cpu and not hasattr(torch.amp, "GradScaler"):
+            raise UsageError("amp_type: fp16 on a CPU needs PyTorch 2.3 or later: use bf16")
 
     @staticmethod
     def _check_split(split, order):
@@ -228,3 +237,7 @@ class DiffusionConfig(Config):
     def plain(self):
         """The settings as a dict of JSON values, for checkpoints and result files."""
         return {key: plain(value) for key, value in self.final_config_dict.items()}
+
+
+def _is_positive(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

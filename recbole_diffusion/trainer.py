@@ -327,7 +327,8 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
             self.scheduler = StepLR(self.optimizer, config["lr_decay_step"], config["lr_decay_gamma"])
         self.amp_type = AMP_TYPES[config["amp_type"]]
         self.scaler = make_scaler(self.device, self.enable_amp and self.amp_type == torch.float16)
-        self.loss_func = compiled(model.calculate_loss) if config["compile"] else model.calculate_loss
+        if config["compile"]:
+            compile_layers(self.model)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Train on every batch once.
@@ -339,7 +340,7 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
             UsageError: when the loss is no longer a number.
         """
         self.model.train()
-        loss_func, totals = loss_func or self.loss_func, None
+        loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = tqdm(train_data, desc=f"Train {epoch_idx:>5}", ncols=100) if show_progress else train_data
         for number, interaction in enumerate(batches):
             losses = self._train_batch(interaction, loss_func)
@@ -387,12 +388,23 @@ def make_scaler(device, enabled):
     return torch.cuda.amp.GradScaler(enabled=enabled)  # PyTorch 2.2
 
 
-def compiled(function):
-    """``torch.compile`` for batches of changing shapes. Raises UsageError when there is no compiler."""
+def compile_layers(model):
+    """Compile the feed-forward layers for any number of tokens; the rest of a step changes shape too often to gain.
+
+    Args:
+        model (nn.Module): its layers of a class called ``FeedForward`` are compiled in place.
+
+    Raises:
+        UsageError: when there is no compiler or the model has no such layer.
+    """
     candidates = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if not any(shutil.which(name) for name in candidates if name):
         raise UsageError("compile: True needs a C++ compiler such as g++, none was found: install one or leave compile off")
-    return torch.compile(function, dynamic=True)
+    layers = [module for module in model.modules() if type(module).__name__ == "FeedForward"]
+    if not layers:
+        raise UsageError(f"compile: {type(model).__name__} has no feed-forward layers to compile: leave compile off")
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def plain_parameters(model):
