@@ -1,6 +1,7 @@
 """The command line. Values are read as YAML scalars and never evaluated as code."""
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
@@ -20,6 +21,7 @@ Trains a model, picks the best epoch on the validation part and tests it.
 
   -m, --model NAME          a model of this package or any sequential model of RecBole (SASRec, GRU4Rec, ...)
   -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
+  --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
   --config_files "A B"      yaml files; later ones win, the command line wins over all
   --result_file FILE.json   write everything the run found
   --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
@@ -46,7 +48,8 @@ def main(argv=None):
     except UsageError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if speaks():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `... | head` has read enough
         sys.stdout = None
@@ -54,6 +57,11 @@ def main(argv=None):
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
         return 130
+
+
+def speaks():
+    """Whether this process may print: of several that torchrun started, only the first."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def dispatch(words):
@@ -102,7 +110,8 @@ def run_command(words):
     from recbole_diffusion.quick_start import run
 
     result = run(config_file_list=files, config_dict=settings)
-    print(format_result(result))
+    if speaks():
+        print(format_result(result))
     return 0
 
 

@@ -1,6 +1,7 @@
 """RecBole's configuration with the plugin's models, data sets and defaults, checked before anything runs."""
 
 import copy
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from recbole.config import Config
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
-from recbole_diffusion import registry
+from recbole_diffusion import processes, registry
 from recbole_diffusion.checkpoint import plain
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import YamlLoader, load_yaml, properties_dir, property_file
@@ -225,9 +226,22 @@ class DiffusionConfig(Config):
         super()._set_default_parameters()
 
     def _init_device(self):
+        if processes.launched():
+            return self._init_process()
         super()._init_device()
         if not self["use_gpu"]:  # RecBole uses a GPU all the same
             self.final_config_dict["device"] = torch.device("cpu")
+
+    def _init_process(self):
+        """One of several processes. For RecBole it looks like a single one; see :mod:`recbole_diffusion.processes`."""
+        settings = self.final_config_dict
+        settings["gpu_id"] = str(settings["gpu_id"])
+        if "," in settings["gpu_id"]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
+        settings.update(device=processes.join(settings["use_gpu"]), single_spec=True, local_rank=0)
+        settings["world_size"] = processes.world_size()
+        if not processes.is_first():
+            settings.update(show_progress=False, log_wandb=False)
 
     @property
     def is_plugin_model(self):

@@ -83,6 +83,20 @@ def gather(value):
     return values
 
 
+def share(weight):
+    """This process's part of a weight that all processes have a part of: 1 for a single process."""
+    if world_size() == 1:
+        return 1
+    return weight / sum(gather(weight))
+
+
+def copy_from_first(model):
+    """Give all processes the weights of the first."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
 def sum_gradients(parameters):
     """Add up the gradients of all processes; a parameter that no process used keeps none."""
     if world_size() == 1:

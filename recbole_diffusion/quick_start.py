@@ -5,8 +5,11 @@ import logging
 import os
 import platform
 import shlex
+import socket
 import sys
+import tempfile
 import time
+import warnings
 from pathlib import Path
 
 try:
@@ -23,6 +26,7 @@ from recbole.data.utils import create_dataset as create_recbole_dataset
 from recbole.utils import init_logger, init_seed
 
 import recbole_diffusion
+from recbole_diffusion import processes
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.dataset import SequenceDataset
@@ -38,7 +42,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         model (str): a model of this package, of a third party or any sequential model of RecBole.
         dataset (str): name of the data set.
         config_file_list (list[str], optional): yaml files, later ones win.
-        config_dict (dict, optional): settings, which win over the files.
+        config_dict (dict, optional): settings, which win over the files. ``nproc`` starts that many processes, see
+            :func:`run_processes`.
         saved (bool): write a checkpoint; without it the last epoch is tested instead of the best.
 
     Returns:
@@ -48,8 +53,11 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     Raises:
         UsageError: for anything the user can repair, before training starts.
     """
+    settings, group = split_group(config_dict)
+    if group:
+        return run_processes(model, dataset, config_file_list, settings, saved, **group)
     clock = Clock()
-    config = DiffusionConfig(model, dataset, config_file_list, config_dict)
+    config = DiffusionConfig(model, dataset, config_file_list, settings)
     start_logging(config)
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
@@ -92,9 +100,91 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "checkpoint": trainer.saved_model_file if saved else None,
         "settings": config.plain(),
     }
-    if config["result_file"]:
+    if config["result_file"] and processes.is_first():
         write_json(result, config["result_file"])
     return result
+
+
+def split_group(config_dict):
+    """Separate what says how many processes train from all other settings: (settings, arguments of run_processes).
+
+    Raises:
+        UsageError: when a number is impossible, or ``torchrun`` has started the processes already.
+    """
+    settings = dict(config_dict or {})
+    group = {key: settings.pop(key) for key in ("nproc", "world_size", "ip", "port", "group_offset") if key in settings}
+    for key in ("nproc", "world_size", "group_offset"):
+        value = group.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"{key} must be a whole number, got '{value}'")
+    nproc = group.get("nproc", 1)
+    total = max(group.get("world_size", 0), nproc)
+    if nproc < 1 or not 0 <= group.get("group_offset", 0) <= total - nproc:
+        raise UsageError(f"nproc and group_offset must fit into world_size {total}, got {group}")
+    if total == 1:
+        return settings, {}
+    if processes.launched():
+        raise UsageError("torchrun has started the processes already: leave out --nproc and --world_size")
+    return settings, {**group, "nproc": nproc, "world_size": total}
+
+
+def run_processes(model, dataset, config_file_list, config_dict, saved, nproc, world_size, ip="localhost", port=None,
+                  group_offset=0):  # fmt: skip
+    """Train in several processes of this machine, which may belong to more on others.
+
+    Args:
+        model, dataset, config_file_list, config_dict, saved: see :func:`run`.
+        nproc (int): processes to start here.
+        world_size (int): processes on all machines together.
+        ip (str): address of the machine with ``group_offset`` 0.
+        port (int, optional): a free port there, the same on all machines; chosen freely for a single machine.
+        group_offset (int): processes on the machines before this one.
+
+    Returns:
+        dict: the result of :func:`run`; all processes have the same.
+
+    Raises:
+        UsageError: see :func:`run`.
+    """
+    if port is None and world_size > nproc:
+        raise UsageError("several machines need --ip and --port of the first one")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    DiffusionConfig(model, dataset, config_file_list, config_dict)  # refuses before anything is started
+    environment = {"MASTER_ADDR": ip, "MASTER_PORT": port or free_port(), "WORLD_SIZE": world_size}
+    environment.update(LOCAL_WORLD_SIZE=nproc, CUDA_VISIBLE_DEVICES=visible)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (group_offset, environment, folder, (model, dataset, config_file_list, config_dict, saved))
+        try:
+            torch.multiprocessing.spawn(run_in_group, arguments, nprocs=nproc)
+        except torch.multiprocessing.ProcessExitedException:
+            refusals = sorted(Path(folder).glob("refusal-*.txt"))
+            if not refusals:
+                raise
+            raise UsageError(refusals[0].read_text(encoding="utf-8")) from None
+        return json.loads(Path(folder, "result-0.json").read_text(encoding="utf-8"))
+
+
+def run_in_group(local_rank, group_offset, environment, folder, arguments):
+    """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
+    environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
+    for key, value in environment.items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = str(value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
+    try:
+        write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
+    except UsageError as error:
+        Path(folder, f"refusal-{local_rank}.txt").write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+
+
+def free_port():
+    """A port of this machine that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def fit(trainer, loaders, saved):
@@ -160,7 +250,7 @@ def reusable_settings(saved, data_path):
     derived = {
         "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
         "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
-        "resume",
+        "resume", "world_size",
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True
@@ -187,14 +277,17 @@ def create_dataset(config):
 
 def build_model(config, train_data):
     """A freshly initialised model on the configured device. Raises UsageError when RecBole's model wants more data."""
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])
     try:
-        return config.model_class(config, train_data._dataset).to(config["device"])
+        network = config.model_class(config, train_data._dataset).to(config["device"])
     except (KeyError, ValueError, NotImplementedError) as error:
         if config.is_plugin_model:
             raise
         reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
+    if not processes.is_first():  # the same weights, but other noise
+        init_seed(config["seed"] + processes.rank(), config["reproducibility"])
+    return network
 
 
 def check_against_data(config, data):
@@ -242,6 +335,9 @@ def start_logging(config):
     The settings go to the file only: on the terminal they would bury everything else.
     """
     logger = logging.getLogger()
+    if not processes.is_first():
+        logger.setLevel(logging.ERROR)
+        return
     for handler in list(logger.handlers):
         if getattr(handler, "of_recbole_diffusion", False):
             logger.removeHandler(handler)

@@ -7,8 +7,10 @@ import secrets
 import shutil
 import time
 
+import recbole.trainer.trainer
 import torch
 from recbole.evaluator import Collector
+from recbole.evaluator.collector import DataStruct
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_local_time, get_trainer, set_color
 from torch import nn
@@ -30,6 +32,7 @@ from recbole_diffusion.checkpoint import (
 )
 from recbole_diffusion.errors import UsageError
 
+PER_ROW = ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label")  # collected batch by batch
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,11 +58,30 @@ class OneTargetCollector(Collector):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], 1))
 
     def get_data_struct(self):
-        struct = super().get_data_struct()
-        for name in ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label"):
-            if name in struct:
-                struct[name] = torch.cat(processes.gather(struct[name]))
+        """All that was collected; RecBole's fails on metrics that need counts of the data, such as ItemCoverage."""
+        struct = DataStruct()
+        for name, value in list(self.data_struct._data_dict.items()):
+            if name in PER_ROW:
+                value = torch.cat(processes.gather(value.cpu()))
+                del self.data_struct[name]
+            struct.set(name, value)
         return struct
+
+
+class SilentWriter:
+    """Stands for TensorBoard's writer in all processes but the first."""
+
+    def __init__(self, logger):
+        pass
+
+    def add_scalar(self, *values):
+        """Write nothing."""
+
+    def add_hparams(self, *values):
+        """Write nothing."""
+
+    def close(self):
+        """Nothing is open."""
 
 
 class SafeCheckpointMixin:
@@ -70,7 +92,10 @@ class SafeCheckpointMixin:
     """
 
     def __init__(self, config, model):
+        if not processes.is_first():
+            recbole.trainer.trainer.get_tensorboard = SilentWriter  # RecBole's writes files as soon as it exists
         super().__init__(config, model)
+        processes.copy_from_first(model)
         self.eval_collector = OneTargetCollector(config)
         self.best_epoch, self.stopped = None, False
         self.scheduler, self.scaler = None, None
@@ -344,23 +369,37 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
         batches = tqdm(train_data, desc=f"Train {epoch_idx:>5}", ncols=100) if show_progress else train_data
         for number, interaction in enumerate(batches):
             losses = self._train_batch(interaction, loss_func)
-            if any(map(math.isnan, losses)):
-                raise UsageError(self._describe_divergence(epoch_idx, number))
-            totals = losses if totals is None else tuple(map(sum, zip(totals, losses)))
+            if any(map(math.isnan, losses)) and processes.world_size() == 1:
+                raise UsageError(self._describe_divergence(f"epoch {epoch_idx}, batch {number}"))
+            totals = losses if totals is None else add_up([totals, losses])
+        totals = add_up(processes.gather(totals))
+        if any(map(math.isnan, totals)):
+            raise UsageError(self._describe_divergence(f"epoch {epoch_idx}"))
         if self.scheduler:
             self.scheduler.step()
         return totals if len(totals) > 1 else totals[0]
 
     def _train_batch(self, interaction, loss_func):
-        """One step of the optimizer. Returns the parts of the loss as numbers."""
+        """One step of the optimizer. Returns this process's share of the parts of the loss, as numbers."""
         self.optimizer.zero_grad()
+        losses = self._share_of_losses(interaction, loss_func)
+        if losses:
+            self.scaler.scale(sum(losses)).backward()
+        processes.sum_gradients(self.model.parameters())
+        self._update()
+        return tuple(loss.item() for loss in losses)
+
+    def _share_of_losses(self, interaction, loss_func):
+        """The parts of the loss, weighted so that their sum over all processes is the loss of the whole batch."""
+        weigh = getattr(self.model, "loss_weight", len)
+        share = processes.share(0 if interaction is None else weigh(interaction))
+        if interaction is None:
+            return ()
         interaction = interaction.to(self.device)
         with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp):
             losses = loss_func(interaction)
         losses = losses if isinstance(losses, tuple) else (losses,)
-        self.scaler.scale(sum(losses)).backward()
-        self._update()
-        return tuple(loss.item() for loss in losses)
+        return losses if share == 1 else tuple(share * loss for loss in losses)
 
     def _update(self):
         if self.clip_grad_norm:
@@ -369,16 +408,21 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _describe_divergence(self, epoch, batch):
+    def _describe_divergence(self, when):
         rate = self.optimizer.param_groups[0]["lr"]
         amp = ", or train without enable_amp" if self.enable_amp else ", or set clip_grad_norm"
-        return f"the training loss is no number in epoch {epoch}, batch {batch}: lower learning_rate (now {rate:g}){amp}"
+        return f"the training loss is no number in {when}: lower learning_rate (now {rate:g}){amp}"
 
 
 def trainer_class(config):
     """The trainer of a model: the plugin's, or RecBole's special one with the plugin's checkpoints."""
     stock = Trainer if config.is_plugin_model else get_trainer(config["MODEL_TYPE"], config["model"])
     return DiffusionTrainer if stock is Trainer else type(stock.__name__, (SafeCheckpointMixin, stock), {})
+
+
+def add_up(parts):
+    """Sum tuples of numbers place by place; an empty tuple is nothing."""
+    return tuple(map(sum, zip(*filter(None, parts))))
 
 
 def make_scaler(device, enabled):

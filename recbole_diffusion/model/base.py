@@ -49,6 +49,10 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 
+    def loss_weight(self, interaction):
+        """How many terms the loss of a batch is the mean of, by which several processes weight their parts."""
+        return len(interaction)
+
     def training_state(self):
         """What training needs beside the weights, for checkpoints: a dict of tensors and JSON values."""
         return {}

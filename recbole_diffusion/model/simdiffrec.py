@@ -144,6 +144,11 @@ class SimDiffRec(DiffusionSequentialRecommender):
         if self.config["k_sample"] > real - self.config["exclude_original"]:
             raise UsageError(f"k_sample {self.config['k_sample']} is larger than the number of items, {real}")
 
+    def loss_weight(self, interaction):
+        if self.config["ce_positions"] == "last":
+            return len(interaction)
+        return int(interaction[self.ITEM_SEQ_LEN].sum())
+
     def training_state(self):
         return {"neighbours": self.neighbours, "neighbours_age": self.neighbours_age}
 
