@@ -74,6 +74,8 @@ def dispatch(words):
         if words[0] not in commands:
             hint = did_you_mean(words[0], commands) or f", there are: {', '.join(commands)}"
             raise UsageError(f"unknown command '{words[0]}'{hint}")
+        if words[0] != "run" and os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
+            raise UsageError(f"{words[0]} does not run under torchrun: start it as it is")
         return commands[words[0]](words[1:])
     return run_command(words)
 

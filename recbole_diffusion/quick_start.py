@@ -198,6 +198,8 @@ def fit(trainer, loaders, saved):
         raise KeyboardInterrupt(
             f"the same command with --resume goes on after {epochs} epochs, saved in {trainer.last_model_file}"
         ) from None
+    finally:
+        trainer.tensorboard.close()  # it holds a thread and a file
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True):

@@ -12,6 +12,7 @@ import torch
 
 from recbole_diffusion import run
 from recbole_diffusion.checkpoint import load_checkpoint
+from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import free_port, run_in_group, split_group
 from recbole_diffusion.testing import cycle_sequences, write_sequences
@@ -143,6 +144,15 @@ def test_nproc_under_torchrun_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="torchrun has started the processes already"):
         split_group({"nproc": 2})
+
+
+def test_other_commands_do_not_run_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["compare", "--models=SimDiffRec", "--datasets=toy"]) == 2
+    assert "compare does not run under torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert main(["compare"]) == 2 and capsys.readouterr().err == ""
 
 
 def test_several_machines_need_an_address(folder):
