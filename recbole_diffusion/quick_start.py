@@ -82,6 +82,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "dataset_counts": counts,
         "split": describe_split(config),
         "mask_history": config["mask_history"],
+        "leaks_test_labels": getattr(network, "leaks", False),
         "seed": config["seed"],
         "best_valid_score": float(best_score) if best_result else None,
         "valid_score_bigger": config["valid_metric_bigger"],

@@ -9,6 +9,8 @@ MODELS = {
     "SimDiffRec": "recbole_diffusion.model.simdiffrec",
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
+    "DiffSBR": "recbole_diffusion.model.diffsbr",
+    "SKNN": "recbole_diffusion.model.sknn",
 }
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 

@@ -1,9 +1,31 @@
-"""Shared set-up: one thread, and no files outside the temporary folder."""
+"""Shared set-up: one thread, no files outside the temporary folder, and a torchvision that can be imported."""
+
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the tensors of the tests are too small to share
+
+
+def name_operators_of_torchvision():
+    """PyPI's torchvision is built for CUDA; beside a CPU-only torch its import fails for two unknown operators.
+
+    Naming them is enough: nothing here calls them.
+    """
+    try:
+        fits = ("+cpu" in version("torchvision")) or "+cpu" not in torch.__version__
+    except PackageNotFoundError:
+        return None
+    if fits:
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+TORCHVISION_OPERATORS = name_operators_of_torchvision()  # they live as long as this object
 
 
 @pytest.fixture(autouse=True)

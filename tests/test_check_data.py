@@ -189,3 +189,42 @@ def test_find_first_bad_number(tmp_path):
     assert find_first_bad_number(path, 1, separator=",") is None
     path.write_text("1\n-inf\n")
     assert find_first_bad_number(path, 0, skip_header=False) == (2, "-inf")
+
+
+SPLIT = {"USER_ID_FIELD": "session_id", "benchmark_filename": ["train", "test"]}
+SPLIT_HEADER = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
+
+
+def write_split(tmp_path, train="s1\ta b\tc\n", test="s2\tb\td\n", header=SPLIT_HEADER):
+    folder = tmp_path / "mine"
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.train.inter").write_text(header + train)
+    (folder / "mine.test.inter").write_text(header + test)
+    return folder
+
+
+def test_ready_made_split(tmp_path):
+    (write_split(tmp_path) / "mine.item").write_text("item_id:token\na\nb\n")
+    expected = {"users": 2, "items": 4, "interactions": 2}
+    found = check_data("mine", tmp_path, {**SPLIT, "expected_counts": expected})
+    assert found.ok and found.facts["expected counts"] == "met" and found.facts["train"] == "1 examples"
+    assert {key: found.facts[key] for key in expected} == expected
+    assert found.warnings == ["mine.item: 2 of 4 'item_id' of the .inter have no row"]
+    found = check_data("mine", tmp_path, {**SPLIT, "expected_counts": {**expected, "items": 5}})
+    assert "items 4" in found.problems[0] and "items 5" in found.problems[0]
+
+
+def test_broken_splits(tmp_path):
+    write_split(tmp_path, test="s2\t\td\n")
+    found = check_data("mine", tmp_path, SPLIT)
+    assert found.problems == ["mine.test.inter: 'item_id_list' is missing in 1 row(s), the first is line 2 (empty, or NA, None, nan, ...)"]
+    write_split(tmp_path, "s1\tc\n", "s2\td\n", header="session_id:token\titem_id:token\n")
+    found = check_data("mine", tmp_path, SPLIT)
+    assert len(found.problems) == 2 and "mine.train.inter: has no field 'item_id_list'" in found.problems[0]
+    write_split(tmp_path, header=SPLIT_HEADER.replace("token_seq", "token"))
+    assert "'item_id_list' must have the type token_seq" in check_data("mine", tmp_path, SPLIT).problems[0]
+    (tmp_path / "mine" / "mine.test.inter").unlink()
+    assert "mine.test.inter: does not exist although" in check_data("mine", tmp_path, SPLIT).problems[-1]
+    (tmp_path / "mine" / "mine.train.inter").unlink()
+    with pytest.raises(UsageError, match="mine.train.inter"):
+        check_data("mine", tmp_path, SPLIT)

@@ -284,7 +284,7 @@ def test_failure_in_the_middle_of_writing_leaves_no_file(tmp_path):
 
     target = tmp_path / "mine" / "mine.inter"
     with pytest.raises(UsageError, match="No space left on device"):
-        module._write_all({target: ["complete\n"], target.with_suffix(".item"): broken_lines()})
+        module.write_all({target: ["complete\n"], target.with_suffix(".item"): broken_lines()})
     assert list(target.parent.iterdir()) == []
 
 

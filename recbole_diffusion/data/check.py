@@ -32,6 +32,8 @@ _DEFAULTS = {
     "user_inter_num_interval": None,
     "item_inter_num_interval": None,
     "expected_counts": None,
+    "benchmark_filename": None,
+    "LIST_SUFFIX": "_list",
 }
 
 
@@ -88,8 +90,8 @@ class _Finding:
 class _Column:
     """Values of one column: numbers of tokens (-1: missing) or floats (nan: missing or not a number)."""
 
-    def __init__(self, name, kind, seq_separator):
-        self.name, self.kind, self.seq_separator = name, kind, seq_separator
+    def __init__(self, name, kind, seq_separator, keep_words=False):
+        self.name, self.kind, self.seq_separator, self.keep_words = name, kind, seq_separator, keep_words
         self.values = array("d" if kind == "float" else "i")
         self.numbers = {}
         self.missing, self.not_a_number = _Finding(), _Finding()
@@ -105,6 +107,9 @@ class _Column:
             self.values.append(value)
             if not missing and math.isnan(value):
                 self.not_a_number.add(line, text)
+        elif self.keep_words and not missing:
+            for word in filter(None, text.split(self.seq_separator)):
+                self.numbers.setdefault(word, len(self.numbers))
         elif self.kind == "float_seq" and not missing:
             bad = [part for part in text.split(self.seq_separator) if part and math.isnan(_finite(part))]
             if bad:
@@ -128,10 +133,11 @@ class _Table:
     """One atomic file: columns by name and what is wrong with the rows.
 
     Rows with a wrong number of columns are counted and left out; ``lines`` are the line numbers of the rest.
+    ``keep_words`` is the name of a list whose tokens are kept.
     """
 
-    def __init__(self, path, settings):
-        self.path = path
+    def __init__(self, path, settings, keep_words=None):
+        self.path, self.keep_words = path, keep_words
         self.problems = []
         self.columns = {}
         self.lines, self.hashes = array("q"), array("q")
@@ -170,7 +176,7 @@ class _Table:
             self._problem(f"the header field '{header}' has an unknown type{hint}, use one of: {', '.join(TYPES)}")
         elif name in self.columns:
             self._problem(f"the header names the field '{name}' twice, rename one")
-        self.columns[name] = _Column(name, kind, seq_separator)
+        self.columns[name] = _Column(name, kind, seq_separator, name == self.keep_words)
 
     def _read_rows(self, file):
         columns, width = list(self.columns.values()), len(self.columns)
@@ -256,17 +262,17 @@ def _settings(name, config):
     return {**_DEFAULTS, **from_yaml, **given}
 
 
-def _locate(name, data_path):
-    """Folder of the data set; ml-100k is packaged with RecBole."""
+def _locate(name, data_path, file_name):
+    """Folder of the data set, which holds a file of that name; ml-100k is packaged with RecBole."""
     folder = Path(data_path) / name
-    if (folder / f"{name}.inter").is_file():
+    if (folder / file_name).is_file():
         return folder
     if name == "ml-100k" and not folder.exists():
         return recbole_folder() / "dataset_example" / name
     here = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
     known = here.union(property_names("dataset")) - {name}
     raise UsageError(
-        f"data set '{name}' is not there, looked for '{folder / name}.inter'{did_you_mean(name, known)}; "
+        f"data set '{name}' is not there, looked for '{folder / file_name}'{did_you_mean(name, known)}; "
         f"make it with: recbole-diffusion prepare {name} --source=PATH"
     )
 
@@ -311,21 +317,49 @@ def _examine_counts(report, users, items, settings):
         return
     lengths = np.unique(users[rows], return_counts=True)[1]
     report.facts["sequence length"] = f"min {lengths.min()}, mean {lengths.mean():.2f}, max {lengths.max()}"
-    expected = settings["expected_counts"]
+    _compare_counts(report, after, settings["expected_counts"], "before and after" if before == after else "after")
+
+
+def _compare_counts(report, counts, expected, when):
     if not expected:
         return
-    if after == expected:
-        which = "before and after" if before == after else "after"
-        report.facts["expected counts"] = f"met {which} the filter"
+    if counts == expected:
+        report.facts["expected counts"] = f"met {when} the filter" if when else "met"
     else:
         report.problems.append(
-            f"counts are {_shown(after)}, expected are {_shown(expected)}: prepare it again from the source that "
+            f"counts are {_shown(counts)}, expected are {_shown(expected)}: prepare it again from the source that "
             f"dataset/README.md names, or give it another name"
         )
 
 
 def _shown(counts):
     return ", ".join(f"{key} {value}" for key, value in counts.items())
+
+
+def _examine_split(report, folder, settings):
+    """The files of a ready-made split: their fields and counts. Returns the tokens of all users and of all items."""
+    user, item = settings["USER_ID_FIELD"], settings["ITEM_ID_FIELD"]
+    history = item + settings["LIST_SUFFIX"]
+    users, items, examples = set(), set(), 0
+    for part in settings["benchmark_filename"]:
+        path = folder / f"{report.name}.{part}.inter"
+        if not path.is_file():
+            report.problems.append(f"{path.name}: does not exist although benchmark_filename names it")
+            continue
+        table = _Table(path, settings, keep_words=history)
+        _examine_rows(report, table, {user, item, history})
+        if not table.problems:
+            kinds = {user: "token", item: "token", history: "token_seq"}
+            _examine_fields(report, table, kinds, kinds)
+        report.facts[part] = f"{len(table.lines)} examples"
+        examples += len(table.lines)
+        for names, fields in ((users, [user]), (items, [item, history])):
+            names.update(*(table.columns[name].numbers for name in fields if name in table.columns))
+    counts = {"users": len(users), "items": len(items), "interactions": examples}
+    report.facts.update(counts)
+    if report.ok:
+        _compare_counts(report, counts, settings["expected_counts"], "")
+    return users, items
 
 
 def _examine_side(report, table, id_field, wanted, known):
@@ -365,12 +399,16 @@ def check_data(name, data_path="dataset", config=None):
         UsageError: when there is no such data set.
     """
     settings = _settings(name, config)
-    folder = _locate(name, data_path)
+    parts = settings["benchmark_filename"]
+    folder = _locate(name, data_path, f"{name}.{parts[0]}.inter" if parts else f"{name}.inter")
     report = Report(name)
     ids = {"user": settings["USER_ID_FIELD"], "item": settings["ITEM_ID_FIELD"]}
     time, load_col = settings["TIME_FIELD"], settings["load_col"] or {}
+    if parts:
+        known = dict(zip(ids, _examine_split(report, folder, settings)))
+        _examine_sides(report, folder, settings, ids, known)
+        return report
     required = [ids["user"], ids["item"], time]
-
     inter = _Table(folder / f"{name}.inter", settings)
     report.facts["file"] = str(inter.path)
     _examine_rows(report, inter, set(required))
@@ -379,14 +417,20 @@ def check_data(name, data_path="dataset", config=None):
         _examine_fields(report, inter, wanted, {ids["user"]: "token", ids["item"]: "token", time: "float"})
     if report.ok:
         _examine_interactions(report, inter, settings)
+    known = {kind: inter.columns[field].numbers if field in inter.columns else {} for kind, field in ids.items()}
+    _examine_sides(report, folder, settings, ids, known)
+    return report
+
+
+def _examine_sides(report, folder, settings, ids, known):
+    """The .user and .item files, where they are or where load_col wants them; ``known`` are the tokens by kind."""
+    load_col = settings["load_col"] or {}
     for kind, id_field in ids.items():
-        path = folder / f"{name}.{kind}"
+        path = folder / f"{report.name}.{kind}"
         if path.is_file():
-            known = inter.columns[id_field].numbers if id_field in inter.columns else {}
-            _examine_side(report, _Table(path, settings), id_field, load_col.get(kind, []), known)
+            _examine_side(report, _Table(path, settings), id_field, load_col.get(kind, []), known[kind])
         elif load_col.get(kind):
             report.problems.append(f"{path.name}: does not exist although load_col names fields of it")
-    return report
 
 
 def find_first_bad_number(path, column_index, separator="\t", skip_header=True):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.data.interaction import Interaction
+from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_diffusion.data.check import find_first_bad_number
@@ -57,6 +57,20 @@ class SequenceDataset(SequentialDataset):
                 f"folder that holds {token}/, or build it with 'recbole-diffusion prepare {token} --source=RAW_FILE'"
             )
         super()._load_data(token, dataset_path)
+        if self.benchmark_filename_list is not None:
+            self._require_ids(files)
+
+    def _require_ids(self, files):
+        """RecBole filters nothing in ready-made splits, so a row without a target would train on padding."""
+        for field in self.inter_feat.columns.intersection([self.uid_field, self.iid_field]):
+            missing = self.inter_feat[field].isna().to_numpy()
+            if missing.any():
+                ends = np.cumsum(self.file_size_list)
+                row, part = int(missing.argmax()), int(np.searchsorted(ends, missing.argmax(), side="right"))
+                raise UsageError(
+                    f"{files[part]} row {row - int(ends[part] - self.file_size_list[part]) + 1}: no value in column "
+                    f"'{field}' ({int(missing.sum())} such rows): every example needs one"
+                )
 
     def _load_feat(self, filepath, source):
         """RecBole's loader with checks, and with pandas' C reader: a fifth of the time and of the memory."""
@@ -183,7 +197,9 @@ class SequenceDataset(SequentialDataset):
     def _data_processing(self):
         super()._data_processing()
         counts, expected = self._counts(), self.config["expected_counts"]
-        if expected and self.benchmark_filename_list is None and expected != counts:
+        if self.benchmark_filename_list is not None:  # histories count, too; they share the numbering of the targets
+            counts["items"] = self.item_num - 1
+        if expected and expected != counts:
             raise UsageError(
                 f"dataset '{self.dataset_name}' has {_describe(counts)} after filtering, expected "
                 f"{_describe(expected)}: it is another version of the data (expected_counts: ~ accepts it)"
@@ -284,16 +300,49 @@ class SequenceDataset(SequentialDataset):
                     f"dataset '{self.dataset_name}' has no {part} rows under split {self.config['eval_args']['split']}:"
                     f" leave-one-out needs users with at least 4 interactions"
                 )
-        if self.config["train_view"] == "sequence" and self.benchmark_filename_list is None:
-            datasets[0] = datasets[0].copy(datasets[0].longest_examples())
+        train = datasets[0]
+        if self.benchmark_filename_list is not None:
+            if not self.config["train_last_only"]:
+                datasets[0] = train.copy(train.prefix_examples())
+        elif self.config["train_view"] == "sequence":
+            datasets[0] = train.copy(train.longest_examples())
+        if self.config["graph_source"] == "all":
+            datasets[0].evaluation_parts = datasets[1:]
         return datasets
 
     def longest_examples(self):
-        """The last example of each user, whose history holds all the others: ``Interaction`` of one row per user."""
+        """The longest example of each user, whose history holds all the others: ``Interaction`` of one row per user."""
         user, target = self.inter_feat[self.uid_field].numpy(), self.inter_feat[TARGET].numpy()
-        order = np.lexsort((target, user))
+        order = np.lexsort((target - self.inter_feat[USER_START].numpy(), user))
         is_last = np.append(user[order][1:] != user[order][:-1], True)
         return self.inter_feat[order[is_last]]
+
+    def prefix_examples(self):
+        """Every prefix of ready-made examples, the whole ones included: ``Interaction``."""
+        start, length = self.inter_feat[HISTORY_START], self.inter_feat[self.item_list_length_field]
+        shorter = torch.arange(len(length)).repeat_interleave(length - 1)
+        first = (length - 1).cumsum(0) - (length - 1)
+        place = torch.arange(len(shorter)) - first[shorter] + 1  # 1 .. length - 1, the length of the prefix
+        target = start[shorter] + place
+        prefixes = self.inter_feat[shorter]
+        prefixes.update(Interaction({self.item_list_length_field: place, TARGET: target}))
+        prefixes.update(Interaction({field: values[target] for field, values in self.flat.items()}))
+        return cat_interactions([self.inter_feat, prefixes])
+
+    def sessions(self):
+        """The complete sessions of this part, targets included, each once.
+
+        Returns:
+            tuple: items [n] of one session after the other, lengths [S] and user numbers [S], all LongTensors.
+        """
+        examples = self.longest_examples()
+        start, length = examples[HISTORY_START], examples[self.item_list_length_field] + 1
+        first = length.cumsum(0) - length
+        place = torch.arange(int(length.sum())) - first.repeat_interleave(length)
+        cells = (start.repeat_interleave(length) + place).clamp(max=len(self.flat[self.iid_field]) - 1)
+        items = self.flat[self.iid_field][cells]
+        items[first + length - 1] = examples[self.iid_field]
+        return items, length, examples[self.uid_field]
 
     def _grouped_index(self, group_by_list):
         """Rows of each group, in order (RecBole's loop over a dict takes seconds on a million rows)."""

@@ -222,11 +222,12 @@ _ADD_LINE = {
 }
 
 
-def _bad_line(path, number, reason):
+def bad_line(path, number, reason):
+    """UsageError about one line of a raw file."""
     return UsageError(f"'{path}' line {number}: {reason}; mend or remove the line")
 
 
-def _lines(path, encoding="utf-8", show_progress=False):
+def read_lines(path, encoding="utf-8", show_progress=False):
     """Yield (line number from 1, text without its end) of a plain or .gz file; blank lines are passed over.
 
     Raises:
@@ -245,7 +246,7 @@ def _lines(path, encoding="utf-8", show_progress=False):
                 try:
                     text = line.decode(encoding).rstrip("\r\n")
                 except UnicodeDecodeError:
-                    raise _bad_line(path, number, f"it is not {encoding} text") from None
+                    raise bad_line(path, number, f"it is not {encoding} text") from None
                 if text.strip():
                     yield number, text
             bar.update(raw.tell() - bar.n)
@@ -255,14 +256,15 @@ def _lines(path, encoding="utf-8", show_progress=False):
         raise UsageError(f"file '{path}' cannot be read ({error}), download it again") from None
 
 
-def _read_rows(path, input_format, show_progress):
+def read_rows(path, input_format, show_progress):
+    """All rows of a raw file as Interactions. Raises UsageError with the number of the line that cannot be used."""
     add_line, rows = _ADD_LINE[input_format], _Rows()
     encoding = "latin-1" if input_format == "movielens" else "utf-8"
-    for number, line in _lines(path, encoding, show_progress):
+    for number, line in read_lines(path, encoding, show_progress):
         try:
             add_line(rows, line)
         except (ValueError, TypeError, OverflowError) as error:
-            raise _bad_line(path, number, f"not in the format {input_format}, {error}") from None
+            raise bad_line(path, number, f"not in the format {input_format}, {error}") from None
     if not rows.users:
         raise UsageError(f"file '{path}' is empty, give a raw file with at least one line")
     return rows.finish()
@@ -274,7 +276,7 @@ def detect_format(path):
     Raises:
         UsageError: when the line fits none of the formats; the message lists them.
     """
-    first = next((line for _, line in _lines(path, "latin-1")), None)
+    first = next((line for _, line in read_lines(path, "latin-1")), None)
     if first is None:
         raise UsageError(f"file '{path}' is empty, give a raw file with at least one line")
     if first.lstrip().startswith("{"):
@@ -320,7 +322,8 @@ def clean_names(names):
     return clean_text(names).replace(" ", "_")
 
 
-def _metadata_record(line):
+def metadata_record(line):
+    """One line of Amazon's metadata as a dict with the text 'asin'. Raises ValueError with a reason."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -336,11 +339,11 @@ def _metadata_record(line):
 def _read_amazon_texts(path, wanted, show_progress):
     """Header and {item: fields} of the wanted items of an Amazon metadata file."""
     texts = {}
-    for number, line in _lines(path, show_progress=show_progress):
+    for number, line in read_lines(path, show_progress=show_progress):
         try:
-            record = _metadata_record(line)
+            record = metadata_record(line)
         except ValueError as error:
-            raise _bad_line(path, number, str(error)) from None
+            raise bad_line(path, number, str(error)) from None
         if record["asin"] in wanted:
             categories = clean_names(record.get("categories", record.get("category")))
             texts[record["asin"]] = (clean_text(record.get("title")), clean_text(record.get("brand")), categories)
@@ -350,11 +353,11 @@ def _read_amazon_texts(path, wanted, show_progress):
 def _read_movies(path, wanted, show_progress):
     """Header and {item: fields} of the wanted items of MovieLens' movies.dat (``1::Toy Story (1995)::Comedy``)."""
     texts = {}
-    for number, line in _lines(path, "latin-1", show_progress):
+    for number, line in read_lines(path, "latin-1", show_progress):
         try:
             item, title, genres = _fields(line, "::", 3)
         except ValueError as error:
-            raise _bad_line(path, number, str(error)) from None
+            raise bad_line(path, number, str(error)) from None
         if item in wanted:
             title, year = re.fullmatch(r"(.*?)\s*(?:\((\d{4})\))?", clean_text(title)).groups()
             texts[item] = (title, year or "", clean_names(genres.split("|")))
@@ -399,8 +402,8 @@ def _make_folder(path):
         raise UsageError(f"folder '{path}' cannot be made ({error.strerror}), use another --out") from None
 
 
-def _write_all(tables):
-    """Write {path: lines}; no file appears, or changes, before all of them are complete on disk."""
+def write_all(tables):
+    """Write {path: iterable of lines}; no file appears, or changes, before all of them are complete on disk."""
     temporary = {}
     try:
         for path, lines in tables.items():
@@ -417,17 +420,18 @@ def _write_all(tables):
             unfinished.unlink(missing_ok=True)
 
 
-def _target(name, out_dir, force):
-    """Path of the .inter file to write; refuses odd names and, without ``force``, an existing file."""
+def target_file(name, out_dir, force, suffix=".inter"):
+    """Path of a file to write; refuses odd names and, without ``force``, an existing file."""
     if not re.fullmatch(r"[\w+-][\w.+-]*", str(name)):
         raise UsageError(f"data set name '{name}' cannot be a folder, use letters, digits, '.', '-' and '_'")
-    target = Path(out_dir) / name / f"{name}.inter"
+    target = Path(out_dir) / name / f"{name}{suffix}"
     if target.exists() and not force:
         raise UsageError(f"'{target}' exists already, add --force to replace it")
     return target
 
 
-def _properties(name):
+def dataset_properties(name):
+    """Content of properties/dataset/<name>.yaml, empty where there is none."""
     path = property_file("dataset", name)
     return load_yaml(path) if path.is_file() else {}
 
@@ -453,7 +457,8 @@ def _filtered(data, min_user, min_item):
     return data.take(rows[np.lexsort((data.timestamps[rows], data.users[rows]))])
 
 
-def _check_counts(name, counts, expected):
+def check_counts(name, counts, expected):
+    """Raise UsageError when the counts are not those of the data set's yaml."""
     if expected and counts != expected:
         shown = [", ".join(f"{key} {c.get(key)}" for key in counts) for c in (counts, expected)]
         raise UsageError(
@@ -501,11 +506,15 @@ def prepare(
         UsageError: for a missing, empty or malformed file (with its line number), an unknown format, a filter that
             leaves nothing, counts other than expected, an existing target. Nothing is written then.
     """
-    target = _target(name, out_dir, force)
+    target = target_file(name, out_dir, force)
     if input_format is not None and input_format not in FORMATS:
-        hint = did_you_mean(input_format, FORMATS)
-        raise UsageError(f"format '{input_format}' is unknown{hint}, use one of: {', '.join(FORMATS)}")
-    properties = _properties(name)
+        from recbole_diffusion.data.prepare_sessions import SESSION_FORMATS
+
+        known = (*FORMATS, *SESSION_FORMATS)
+        raise UsageError(
+            f"format '{input_format}' is unknown{did_you_mean(input_format, known)}, use one of: {', '.join(known)}"
+        )
+    properties = dataset_properties(name)
     min_user = _minimum(min_user, properties.get("user_inter_num_interval"), "--min_user")
     min_item = _minimum(min_item, properties.get("item_inter_num_interval"), "--min_item")
     path = _raw_file(source)
@@ -513,14 +522,14 @@ def prepare(
     if meta is None and input_format == "movielens" and (path.parent / "movies.dat").is_file():
         meta = path.parent / "movies.dat"
 
-    data = _filtered(_read_rows(path, input_format, show_progress), min_user, min_item)
+    data = _filtered(read_rows(path, input_format, show_progress), min_user, min_item)
     counts = data.counts()
-    _check_counts(name, counts, properties.get("expected_counts"))
+    check_counts(name, counts, properties.get("expected_counts"))
     tables = {target: _inter_table(data)}
     if meta is not None:
         wanted = [data.item_tokens[item] for item in np.unique(data.items)]
         tables[target.with_suffix(".item")] = list(_item_table(meta, input_format, wanted, show_progress))
-    _write_all(tables)
+    write_all(tables)
     return counts
 
 
@@ -619,7 +628,7 @@ def download(name, out_dir="dataset", url=None, sha256=None, force=False, timeou
         UsageError: when the name is unknown, the network refuses, the checksum differs, the archive is broken or
             would write outside its folder, or the target exists. Existing files are left as they were.
     """
-    target = _target(name, out_dir, force)
+    target = target_file(name, out_dir, force)
     url = url or archive_url(name)
     if urlsplit(url).scheme not in ("http", "https"):
         raise UsageError(f"url '{url}' must start with http:// or https://")
@@ -653,9 +662,12 @@ def download(name, out_dir="dataset", url=None, sha256=None, force=False, timeou
 
 def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion prepare`` to an argparse parser."""
+    from recbole_diffusion.data import prepare_sessions
+
+    formats = (*FORMATS, *prepare_sessions.SESSION_FORMATS)
     parser.add_argument("name", help="name of the data set, e.g. beauty")
-    parser.add_argument("--source", help="raw file (plain or .gz), or the folder of MovieLens")
-    parser.add_argument("--format", dest="input_format", help=f"one of {', '.join(FORMATS)} (default: recognised)")
+    parser.add_argument("--source", help="raw file (plain or .gz), or the folder of MovieLens or Instacart")
+    parser.add_argument("--format", dest="input_format", help=f"one of {', '.join(formats)} (default: recognised)")
     parser.add_argument("--meta", help="metadata of the items: Amazon's JSON lines or movies.dat")
     parser.add_argument("--out", default="dataset", help="folder of the data sets (default: dataset)")
     parser.add_argument("--min_user", type=int, help="least number of rows of a user (default: the data set's yaml)")
@@ -664,6 +676,7 @@ def add_arguments(parser):
     parser.add_argument("--url", help="address of a zip archive of atomic files, with --download")
     parser.add_argument("--sha256", help="checksum that the archive must have, with --download")
     parser.add_argument("--force", action="store_true", help="replace existing files")
+    prepare_sessions.add_arguments(parser)
 
 
 def main(args):
@@ -678,12 +691,32 @@ def main(args):
             raise UsageError(f"prepare {args.name} needs --source=PATH of a raw file, or --download")
         if args.url or args.sha256:
             raise UsageError("--url and --sha256 belong to --download, add it or leave them out")
-        counts = prepare(
-            args.name, args.source, args.out, args.input_format, args.meta, args.min_user, args.min_item, args.force
-        )
+        counts = _prepare_rows_or_sessions(args)
         print(f"{args.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
     files = sorted(path.name for path in folder.glob(f"{args.name}.*"))
     print(f"files in {folder}: {', '.join(files)}")
     place = "" if args.out == "dataset" else f" --data_path={shlex.quote(args.out)}"
-    print(f"next: recbole-diffusion check-data {args.name}{place}")
+    if (folder / f"{args.name}.yaml").is_file():
+        settings = shlex.quote(str(folder / f"{args.name}.yaml"))
+        print(f"next: recbole-diffusion run --model=SASRec --dataset={args.name} --config_files={settings}{place}")
+    else:
+        print(f"next: recbole-diffusion check-data {args.name}{place}")
     return 0
+
+
+def _prepare_rows_or_sessions(args):
+    from recbole_diffusion.data import prepare_sessions
+
+    options = prepare_sessions.session_options(args)
+    if args.input_format not in prepare_sessions.SESSION_FORMATS:
+        if options:
+            formats = ", ".join(prepare_sessions.SESSION_FORMATS)
+            raise UsageError(f"--{next(iter(options))} belongs to session data, name the --format: one of {formats}")
+        return prepare(
+            args.name, args.source, args.out, args.input_format, args.meta, args.min_user, args.min_item, args.force
+        )
+    if args.min_user is not None:
+        raise UsageError("--min_user is for other formats: sessions of one item are always left out")
+    return prepare_sessions.prepare_sessions(
+        args.name, args.source, args.input_format, args.out, args.meta, args.min_item, force=args.force, **options
+    )

@@ -96,7 +96,8 @@ def reverse_chain(betas, sampling_steps, sampler="ddpm", variance="beta", eta=0.
         sampling_steps (int): steps to take; ``T`` gives the chain of the paper, 1 a single prediction at t = 0.
         sampler (str): ``ddpm``, the posterior q(x_{t-1} | x_t, x_0) (DiffuRecSys Eq. 7-8), or ``ddim`` (Song et
             al. 2021).
-        variance (str): of ddpm: ``beta`` (fixed large, the released code) or ``posterior`` (Eq. 8).
+        variance (str): of ddpm: ``beta`` (fixed large, the released code), ``posterior`` (Eq. 8) or ``none``, the
+            posterior's mean alone.
         eta (float): of ddim: 0 is deterministic given the start.
 
     Returns:
@@ -111,11 +112,12 @@ def reverse_chain(betas, sampling_steps, sampler="ddpm", variance="beta", eta=0.
     beta = 1 - now / before
     posterior = beta * (1 - before) / (1 - now)
     if sampler == "ddpm":
-        if variance not in ("beta", "posterior"):
-            raise ValueError(f"variance must be beta or posterior, got '{variance}'")
+        variances = {"beta": beta, "posterior": posterior, "none": torch.zeros_like(beta)}
+        if variance not in variances:
+            raise ValueError(f"variance must be one of {', '.join(variances)}, got '{variance}'")
         clean = beta * before.sqrt() / (1 - now)
         state = (1 - before) * (1 - beta).sqrt() / (1 - now)
-        noise = (beta if variance == "beta" else posterior).sqrt()
+        noise = variances[variance].sqrt()
     elif sampler == "ddim":
         noise = eta * posterior.sqrt()
         state = ((1 - before - noise**2).clamp(min=0) / (1 - now)).sqrt()

@@ -30,6 +30,10 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """
         raise NotImplementedError
 
+    def item_vectors(self):
+        """Vectors of all items that histories are compared with: [V, d]."""
+        return self.item_embedding.weight
+
     def loss_parts(self, item_seq, item_seq_len, target):
         """Named, weighted parts of the training loss.
 
@@ -43,9 +47,13 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """
         raise NotImplementedError
 
+    def loss_inputs(self, interaction):
+        """What :meth:`loss_parts` gets of a batch; a model that wants more extends it."""
+        return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID]
+
     def calculate_loss(self, interaction):
         """The parts of the loss as RecBole expects them: a tuple that its trainer sums."""
-        parts = self.loss_parts(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID])
+        parts = self.loss_parts(*self.loss_inputs(interaction))
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 
@@ -63,12 +71,12 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def predict(self, interaction):
         """Score of one item per history: [B]."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (user * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+        return (user * self.item_vectors()[interaction[self.ITEM_ID]]).sum(-1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]; column 0 is padding, which RecBole's trainer removes."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return user @ self.item_embedding.weight.t()
+        return user @ self.item_vectors().t()
 
     def initialize_normal(self, std):
         """BERT's initialisation of every layer: N(0, std), zero biases, and a zero row for padding."""

@@ -13,14 +13,13 @@ Transformer restores the item. DiffuRec adds the guide to the history, DiffuRecS
 states both models; what the papers leave open is a setting in ``properties/model/*.yaml``.
 """
 
-import math
-
 import torch
 from torch import nn
 
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys, mix
 from recbole_diffusion.diffusion.schedules import named_betas
+from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.approximator import Approximator, CrossAttention, LinearCrossAttention
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
@@ -28,30 +27,7 @@ from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
 
-TIME_SCALE = 1000  # time steps are embedded as if there were this many
 START, LAMBDA, REVERSE = range(3)  # kinds of noise drawn for a history at evaluation
-
-
-class StepEmbedding(nn.Module):
-    """d: sinusoids of the time step through a small network, for all T steps at once.
-
-    Args:
-        steps (int): T.
-        hidden_size (int): width d, even.
-    """
-
-    def __init__(self, steps, hidden_size):
-        super().__init__()
-        frequency = torch.exp(-math.log(10000) * torch.arange(hidden_size // 2) / (hidden_size // 2))
-        angle = torch.arange(steps)[:, None] * (TIME_SCALE / steps) * frequency
-        self.register_buffer("waves", torch.cat([angle.cos(), angle.sin()], 1), persistent=False)
-        self.network = nn.Sequential(
-            nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
-        )
-
-    def forward(self):
-        """Returns [T, d]."""
-        return self.network(self.waves)
 
 
 class DiffuRec(DiffusionSequentialRecommender):

@@ -37,6 +37,11 @@ class ModelContract:
         return write_sequences(cycle_sequences(), tmp_path_factory.mktemp("contract"), "cycle")
 
     @pytest.fixture(scope="class")
+    def learning_folder(self, folder):
+        """Data whose next items can be known; a model that cannot learn a cycle brings its own."""
+        return folder
+
+    @pytest.fixture(scope="class")
     def prepared(self, folder):
         config = make_config(self.model, folder, **self.settings)
         data = create_dataset(config)
@@ -137,11 +142,11 @@ class ModelContract:
             on_gpu = network.full_sort_predict(batch.to("cuda")).cpu()
         torch.testing.assert_close(on_cpu, on_gpu, atol=1e-4, rtol=1e-4)
 
-    def test_learns_a_cycle_and_never_recommends_padding(self, folder):
+    def test_learns_what_can_be_known_and_never_recommends_padding(self, learning_folder):
         settings = {**self.settings, **self.learning_settings}
-        config = make_config(self.model, folder, **settings).external_config_dict
+        config = make_config(self.model, learning_folder, **settings).external_config_dict
         result = run(self.model, "cycle", config_dict=config)
-        assert result["test_result"]["hit@1"] > 0.95  # popularity reaches one in twelve
+        assert result["test_result"]["hit@1"] > 0.95  # popularity reaches one in ten
 
     def test_same_seed_same_numbers(self, folder):
         config = make_config(self.model, folder, **{**self.settings, "epochs": 2}).external_config_dict

@@ -19,6 +19,19 @@ def cycle_sequences(n_users=40, n_items=12, min_length=5, max_length=12, seed=0)
     return [[int((start + step) % n_items) + 1 for step in range(length)] for start, length in zip(starts, lengths)]
 
 
+def group_sequences(n_users=60, n_groups=3, group_size=5, seed=0):
+    """Every user takes the items of one group in random order: the last one is known from the others.
+
+    For models that know little of the order within a session, with ``mask_history``.
+
+    Returns:
+        list[list[int]]: the items of each user in order.
+    """
+    random = np.random.default_rng(seed)
+    groups = random.integers(n_groups, size=n_users)
+    return [(random.permutation(group_size) + group * group_size + 1).tolist() for group in groups]
+
+
 def write_sequences(sequences, folder, name):
     """Write sequences as ``<folder>/<name>/<name>.inter`` and return ``folder`` as a string for ``data_path``."""
     target = Path(folder) / name

@@ -1,0 +1,151 @@
+"""Item features from outside the interactions: one vector per item, kept in a file and joined by item token.
+
+The file is a NumPy archive (``.npz``) without pickle, with the arrays ``tokens`` (text, [n]), ``vectors`` (float32,
+[n, d]) and ``meta`` (a JSON text that says what made it). ``recbole-diffusion features`` writes such files.
+"""
+
+import json
+import logging
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recbole_diffusion.errors import UsageError, did_you_mean
+
+SUFFIX = ".features.npz"
+MISSING_POLICIES = ("error", "mean", "zero")
+
+
+def features_file(data_path, dataset):
+    """Default place of a data set's features (pathlib.Path); the file need not exist."""
+    return Path(data_path) / dataset / f"{dataset}{SUFFIX}"
+
+
+def save_item_features(path, tokens, vectors, meta):
+    """Write a feature file, whole or not at all.
+
+    Args:
+        path (str or Path): file to write; its folder is made when it is missing.
+        tokens (Sequence[str]): item tokens as in the atomic files, [n].
+        vectors (array-like): one row per token, [n, d], written as float32.
+        meta (dict): JSON values that say what made the vectors.
+
+    Raises:
+        UsageError: when tokens and vectors do not fit together, for NaN and infinite values, and when the file
+            cannot be written.
+    """
+    path, tokens = Path(path), np.asarray(list(tokens), dtype=np.str_)
+    vectors = _checked(path, tokens, np.asarray(vectors))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, tokens=tokens, vectors=vectors, meta=np.str_(json.dumps(meta)))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"feature file '{path}' cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_item_features(path, item_tokens, missing="error", width=None):
+    """Vectors of the items of a data set, in the order of its item numbers.
+
+    Args:
+        path (str or Path): feature file.
+        item_tokens (Sequence[str]): token of each item number after filtering, [V]; number 0 is padding.
+        missing (str): what happens to items without a vector: ``error``, ``mean`` (of the vectors that were found)
+            or ``zero``.
+        width (int, optional): number of columns that the vectors must have.
+
+    Returns:
+        tuple: a float32 tensor [V, d], whose row 0 is zero, and a dict with the numbers of items that were
+        ``matched``, that are ``missing`` from the file, and of ``extra`` ones in the file.
+
+    Raises:
+        UsageError: when the file is missing, is no feature file, holds NaN, infinite values or a token twice, has
+            another width, or describes none or, under ``error``, not all of the items.
+    """
+    if missing not in MISSING_POLICIES:
+        hint = did_you_mean(missing, MISSING_POLICIES)
+        raise UsageError(f"missing '{missing}' is unknown{hint}, use one of: {', '.join(MISSING_POLICIES)}")
+    path = Path(path)
+    tokens, vectors = _read(path)
+    if width is not None and vectors.shape[1] != width:
+        raise UsageError(f"feature file '{path}' has {vectors.shape[1]} values per item, {width} are expected")
+    items = [str(token) for token in item_tokens][1:]
+    row_of = {token: row for row, token in enumerate(tokens.tolist())}
+    rows = np.array([row_of.get(token, -1) for token in items], dtype=np.int64)
+    found = rows >= 0
+    report = {"matched": int(found.sum()), "missing": int((~found).sum()), "extra": len(tokens) - int(found.sum())}
+    if not report["matched"]:
+        raise UsageError(
+            f"feature file '{path}' describes none of the {len(items)} items of the data set (it has "
+            f"{_shown(tokens[:3])}, the data set {_shown(items[:3])}): give the file of the same data set"
+        )
+    if report["missing"] and missing == "error":
+        first = items[int(np.argmin(found))]
+        raise UsageError(
+            f"feature file '{path}' lacks {report['missing']} of {len(items)} items, the first is '{first}': build it "
+            f"from all of them, or choose mean or zero for missing ones"
+        )
+    table = np.zeros((len(items) + 1, vectors.shape[1]), dtype=np.float32)
+    table[1:][found] = vectors[rows[found]]
+    if missing == "mean":
+        table[1:][~found] = vectors[rows[found]].mean(axis=0)
+    logging.getLogger().info(
+        f"item features of {path}: {report['matched']} items matched, {report['missing']} missing ({missing}), "
+        f"{report['extra']} extra, {vectors.shape[1]} values each"
+    )
+    return torch.from_numpy(table), report
+
+
+def _read(path):
+    """Checked tokens [n] and vectors [n, d] of a file."""
+    if not path.is_file():
+        name = path.name[: -len(SUFFIX)] if path.name.endswith(SUFFIX) else "NAME"
+        raise UsageError(
+            f"feature file '{path}' does not exist: build it with 'recbole-diffusion features --dataset={name}'"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            tokens, vectors = archive["tokens"], archive["vectors"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        raise UsageError(
+            f"'{path}' is no feature file: it must be a .npz archive of tokens (texts) and vectors (numbers)"
+        ) from None
+    return tokens, _checked(path, tokens, vectors)
+
+
+def _checked(path, tokens, vectors):
+    """The vectors as float32 [n, d]; raises UsageError when they or the tokens cannot be used."""
+    if tokens.dtype.kind != "U" or tokens.ndim != 1:
+        raise UsageError(f"feature file '{path}': tokens must be one list of texts, not {_kind(tokens)}")
+    if vectors.dtype.kind not in "fiu" or vectors.ndim != 2 or not vectors.shape[1]:
+        raise UsageError(f"feature file '{path}': vectors must be a table of numbers, not {_kind(vectors)}")
+    if len(tokens) != len(vectors):
+        raise UsageError(f"feature file '{path}' has {len(tokens)} tokens for {len(vectors)} vectors: build it again")
+    unique, counts = np.unique(tokens, return_counts=True)
+    if (counts > 1).any():
+        raise UsageError(f"feature file '{path}' holds the item '{unique[counts.argmax()]}' {counts.max()} times")
+    with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite, which is reported
+        vectors = vectors.astype(np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise UsageError(
+            f"feature file '{path}' has NaN or infinite values for {int((~finite).sum())} item(s), the first is "
+            f"'{tokens[finite.argmin()]}': build it again"
+        )
+    return vectors
+
+
+def _kind(array):
+    return f"{array.dtype} of shape {list(array.shape)}"
+
+
+def _shown(tokens):
+    return ", ".join(f"'{token}'" for token in tokens) or "nothing"

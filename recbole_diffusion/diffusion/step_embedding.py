@@ -1,0 +1,30 @@
+"""Embedding of the time step (DDPM)."""
+
+import math
+
+import torch
+from torch import nn
+
+TIME_SCALE = 1000  # time steps are embedded as if there were this many
+
+
+class StepEmbedding(nn.Module):
+    """d: sinusoids of the time step through a small network, for all T steps at once.
+
+    Args:
+        steps (int): T.
+        hidden_size (int): width d, even.
+    """
+
+    def __init__(self, steps, hidden_size):
+        super().__init__()
+        frequency = torch.exp(-math.log(10000) * torch.arange(hidden_size // 2) / (hidden_size // 2))
+        angle = torch.arange(steps)[:, None] * (TIME_SCALE / steps) * frequency
+        self.register_buffer("waves", torch.cat([angle.cos(), angle.sin()], 1), persistent=False)
+        self.network = nn.Sequential(
+            nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
+        )
+
+    def forward(self):
+        """Returns [T, d]."""
+        return self.network(self.waves)

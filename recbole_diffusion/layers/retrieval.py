@@ -1,0 +1,68 @@
+"""Scoring a query session against a bank of sessions (DiffSBR Eq. 6)."""
+
+import torch
+from torch import nn
+
+from recbole_diffusion.layers.transformer import Dropout
+
+CELLS_IN_FLIGHT = 2**22  # hidden units of the concatenation scorer that are held at a time
+
+
+class TwoTowerScorer(nn.Module):
+    """sim(s, s') = g(s) . g(s') with one tower g for both (released code).
+
+    Args:
+        hidden_size (int): d.
+        dropout (float): inside the tower.
+    """
+
+    def __init__(self, hidden_size, dropout):
+        super().__init__()
+        self.tower = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size // 2), nn.ReLU(), Dropout(dropout), nn.Linear(hidden_size // 2, hidden_size)
+        )
+
+    def index(self, bank):
+        """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
+        return self.tower(bank)
+
+    def scores(self, queries, index):
+        """Similarity of every pair. queries: [B, d]; index: of S sessions -> [B, S]."""
+        return self.tower(queries) @ index.t()
+
+    def pairs(self, queries, sessions):
+        """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
+        return (self.tower(sessions) @ self.tower(queries).unsqueeze(-1)).squeeze(-1)
+
+
+class ConcatenationScorer(nn.Module):
+    """sim(s, s') = MLP([s ; s']) (Eq. 6), whose first layer is split: W [s ; s'] = W_a s + W_b s'.
+
+    So a bank is projected once, and a pair costs one ReLU and one product of width d.
+
+    Args:
+        hidden_size (int): d, also the width of the hidden layer.
+    """
+
+    def __init__(self, hidden_size):
+        super().__init__()
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.session = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, 1)
+
+    def index(self, bank):
+        """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
+        return self.session(bank)
+
+    def scores(self, queries, index):
+        """Similarity of every pair. queries: [B, d]; index: of S sessions -> [B, S]."""
+        projected = self.query(queries)
+        chunk = max(1, CELLS_IN_FLIGHT // projected.numel())
+        return torch.cat([self._score(projected.unsqueeze(1), part) for part in index.split(chunk)], 1)
+
+    def pairs(self, queries, sessions):
+        """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
+        return self._score(self.query(queries).unsqueeze(1), self.session(sessions))
+
+    def _score(self, query, session):
+        return (query + session).relu() @ self.output.weight[0] + self.output.bias

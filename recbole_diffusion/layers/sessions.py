@@ -1,0 +1,67 @@
+"""Layers of session-based models on packed tokens, and the conditional denoiser of DiffSBR."""
+
+from torch import nn
+
+from recbole_diffusion.layers.transformer import Dropout
+
+
+class SessionAttention(nn.Module):
+    """A session as the sum of its items, weighted by how they go with the last one (DiffSBR Eq. 4-5).
+
+    ``a_i = q . sigmoid(W_1 x_last + W_2 x_i + c)``, ``s = sum_i a_i x_i``.
+
+    Args:
+        hidden_size (int): d.
+        gate (str): ``scalar``, one weight per item (paper), or ``vector``, one per dimension (released code).
+    """
+
+    def __init__(self, hidden_size, gate):
+        super().__init__()
+        self.last = nn.Linear(hidden_size, hidden_size)
+        self.item = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=False)
+
+    def forward(self, x, layout):
+        """x: [N, d] items of packed sessions -> [B, d]."""
+        last = self.last(x[layout.last])[layout.row]
+        weight = self.weight((last + self.item(x)).sigmoid())
+        return x.new_zeros(len(layout.last), x.shape[1]).index_add(0, layout.row, weight * x)
+
+
+class ConditionalDenoiser(nn.Module):
+    """MLP([x_t ; d_t ; condition]) -> x_0 (DiffSBR Eq. 10), whose first layer is split into its three inputs.
+
+    So the parts of the time step and of the condition are computed once for all reverse steps.
+
+    Args:
+        hidden_size (int): d.
+        step_embedding (nn.Module): called without arguments, gives d_t of all steps [T, d].
+        dropout (float): of x_t.
+    """
+
+    def __init__(self, hidden_size, step_embedding, dropout):
+        super().__init__()
+        self.step_embedding = step_embedding
+        self.dropout = Dropout(dropout)
+        self.state = nn.Linear(hidden_size, 2 * hidden_size)
+        self.time = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.condition = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.output = nn.Linear(2 * hidden_size, hidden_size)
+
+    def prepare(self, condition):
+        """Parts of the first layer that do not change: of time [T, 2d] and of the condition [..., 2d]."""
+        return self.time(self.step_embedding()), self.condition(condition)
+
+    def forward(self, x, t, prepared):
+        """Predict x_0.
+
+        Args:
+            x (torch.Tensor): x_t, broadcast against the condition [..., d].
+            t (torch.LongTensor | int): time step of all, or one per row, shaped so that ``time[t]`` broadcasts.
+            prepared (tuple): result of :meth:`prepare`.
+
+        Returns:
+            torch.Tensor: [..., d].
+        """
+        time, condition = prepared
+        return self.output((self.state(self.dropout(x)) + time[t] + condition).tanh())

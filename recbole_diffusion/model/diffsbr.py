@@ -1,0 +1,368 @@
+r"""DiffSBR
+################################################
+
+Reference:
+    "Unleashing the Potential of Neighbors: Diffusion-based Latent Neighbor Generation for Session-based
+    Recommendation." 2025.
+
+A session is a point in the space of interests. Training sessions near it are retrieved and guide a diffusion model
+that generates the neighbours which the data lack; a second diffusion model, guided by what the session's items look
+like and are called, teaches the first by contrast. The session and its generated neighbours together are compared
+with the items. Equation numbers are the paper's, whose formulas are not in its public text: they are reconstructed
+(docs/diffsbr.md says how).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_diffusion.data.features import features_file, load_item_features
+from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
+from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
+from recbole_diffusion.diffusion.schedules import named_betas
+from recbole_diffusion.diffusion.step_embedding import StepEmbedding
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.layers.contrastive import info_nce
+from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
+from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
+from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.retrieval import ConcatenationScorer, TwoTowerScorer
+from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
+from recbole_diffusion.model.base import DiffusionSequentialRecommender
+
+
+BANK_ROWS = 8192  # sessions that are encoded at a time
+
+
+@dataclass
+class SessionBank:
+    """The training sessions as the retriever sees them."""
+
+    vectors: torch.Tensor  # [S, d]
+    index: torch.Tensor  # [S, d] what the scorer keeps of them
+
+
+class DiffSBR(DiffusionSequentialRecommender):
+    """Diffusion-based latent neighbour generation for session-based recommendation.
+
+    Args:
+        config (DiffusionConfig): settings, see ``properties/model/DiffSBR.yaml``.
+        dataset (SequenceDataset): the training part, whose sessions make the graph and the bank.
+
+    Raises:
+        UsageError: when the bank has too few sessions or the item features cannot be used.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.config = config
+        hidden = config["hidden_size"]
+        sessions = dataset.sessions()
+        self.leaks = config["graph_source"] == "all"
+        self._init_graph(dataset, sessions)
+        features = self._find_features(dataset)
+        self.fusion = config["fusion"] if features is not None else "none"
+        self.looks_at_sessions = self.fusion == "late" or self.fusion != "none" and config["neighbors"] == "latent"
+
+        self.item_embedding = nn.Embedding(self.n_items, hidden)
+        self.propagation = self._propagation()
+        self.session = SessionAttention(hidden, config["session_gate"])
+        self.generates, self.retrieves = config["neighbors"] == "latent", config["retrieval"]
+        if self.retrieves:
+            self._keep_sessions(*sessions)
+            two_tower = config["scorer"] == "two_tower"
+            self.scorer = TwoTowerScorer(hidden, config["retriever_dropout"]) if two_tower else ConcatenationScorer(hidden)
+        if self.generates:
+            self._init_diffusion()
+        if self.fusion != "none":
+            self._init_modality()
+        self.balance = nn.Parameter(torch.zeros(()))  # lambda of Eq. 17 before the sigmoid
+        self._initialize(features)
+        self._forget()
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+
+    @staticmethod
+    def check_config(config):
+        """Relations between settings, checked before data are read. Raises UsageError."""
+        if config["hidden_size"] % 2:
+            raise UsageError(f"hidden_size {config['hidden_size']} must be even, for sines and cosines of the time step")
+        if config["corruption_steps"] > config["diffusion_steps"]:
+            raise UsageError(
+                f"corruption_steps {config['corruption_steps']} is larger than diffusion_steps {config['diffusion_steps']}"
+            )
+        if config["neighbors"] == "observable" and not config["retrieval"]:
+            raise UsageError("neighbors: observable are retrieved ones: leave retrieval at True")
+        if config["train_view"] == "sequence" and not config["benchmark_filename"]:
+            raise UsageError("DiffSBR learns from the end of a session only: leave train_view at prefix")
+        try:
+            named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
+        except ValueError as error:
+            raise UsageError(f"schedule {config['schedule']} with {config['diffusion_steps']} steps: {error}") from None
+
+    # What is built
+
+    def _init_graph(self, dataset, sessions):
+        """Item graph (section 4.1.2), of training sessions unless ``graph_source: all``."""
+        items, lengths = sessions[0].numpy(), sessions[1].numpy()
+        if self.leaks:
+            self.logger.warning("graph_source: all LEAKS the test targets into the item graph; results are marked")
+            others = [part.sessions() for part in dataset.evaluation_parts]
+            items = np.concatenate([items, *(part[0].numpy() for part in others)])
+            lengths = np.concatenate([lengths, *(part[1].numpy() for part in others)])
+        self.item_graph = ItemGraph(item_graph(items, lengths, self.n_items, self.config["graph_edges"]))
+
+    def _propagation(self):
+        config = self.config
+        sizes = (config["n_layers"], config["hidden_size"], config["propagation"], config["graph_dropout"])
+        return GraphPropagation(self.item_graph, *sizes)
+
+    def _find_features(self, dataset):
+        """Vectors of the items [V, d], or None without a modality."""
+        config, choice = self.config, self.config["item_features"]
+        if config["fusion"] == "none" or choice == "none":
+            return None
+        default = features_file(Path(config["data_path"]).parent, config["dataset"])
+        if choice == "auto" and not default.is_file():
+            self.logger.info(f"no item features at '{default}': DiffSBR runs without a modality (w/o SAD)")
+            return None
+        path = default if choice == "auto" else choice
+        tokens = dataset.field2id_token[dataset.iid_field]
+        return load_item_features(path, tokens, config["missing_features"], config["hidden_size"])[0]
+
+    def _keep_sessions(self, items, lengths, users):
+        if self.config["k_neighbors"] >= len(lengths):
+            raise UsageError(
+                f"k_neighbors {self.config['k_neighbors']} is not smaller than the bank, {len(lengths)} training sessions"
+            )
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        rows = torch.zeros(real.shape, dtype=torch.long).masked_scatter(real, items)
+        if self.config["bank_sessions"] == "input":
+            lengths = lengths - 1
+            rows = rows[:, :-1] * (torch.arange(rows.shape[1] - 1) < lengths[:, None])
+        self.register_buffer("bank_items", rows, persistent=False)
+        self.register_buffer("bank_lengths", lengths, persistent=False)
+        bank_row = torch.zeros(int(users.max()) + 1, dtype=torch.long)
+        self.register_buffer("bank_row", bank_row.index_put((users,), torch.arange(len(users))), persistent=False)
+
+    def _init_diffusion(self):
+        config = self.config
+        betas = named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
+        self.process = GaussianProcess(betas)
+        corrupted = betas[: config["corruption_steps"] or None]
+        self.chain = reverse_chain(corrupted, len(corrupted), variance="none")
+        self.noise = KeyedNoise(config["seed"], config["hidden_size"])
+        self.denoiser = self._denoiser()
+        if not self.retrieves:
+            self.no_neighbour = nn.Parameter(torch.randn(config["hidden_size"]))
+
+    def _denoiser(self):
+        hidden, steps = self.config["hidden_size"], self.config["diffusion_steps"]
+        return ConditionalDenoiser(hidden, StepEmbedding(steps, hidden), self.config["denoiser_dropout"])
+
+    def _init_modality(self):
+        config, hidden = self.config, self.config["hidden_size"]
+        self.feature_embedding = nn.Embedding(self.n_items, hidden)
+        self.feature_embedding.weight.requires_grad_(config["train_features"])
+        self.feature_propagation = self._propagation()
+        if self.looks_at_sessions:
+            self.feature_session = SessionAttention(hidden, config["session_gate"])
+        if self.generates and self.fusion in ("contrast", "attention"):
+            self.self_denoiser = self._denoiser()
+        if self.generates and self.fusion == "attention":
+            self.cross_modal = nn.MultiheadAttention(hidden, 1, batch_first=True)
+        if self.looks_at_sessions and self.fusion in ("early", "condition", "late"):
+            self.merge = nn.Linear(hidden, hidden)
+
+    def _initialize(self, features):
+        """Item embeddings U(-1 / sqrt(d), 1 / sqrt(d)) as in the code; features keep the values of their file."""
+        bound = self.config["hidden_size"] ** -0.5
+        nn.init.uniform_(self.item_embedding.weight, -bound, bound)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+            if self.fusion != "none":
+                self.feature_embedding.weight.copy_(features)
+
+    # What stays the same between two changes of the weights
+
+    def train(self, mode=True):
+        """Also forgets what was computed from the weights, at the start of every epoch and evaluation."""
+        self._forget()
+        return super().train(mode)
+
+    def _forget(self):
+        self._bank = self._tables = None
+
+    def _item_tables(self):
+        """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality."""
+        if self._tables is not None:
+            return self._tables
+        ids = self.propagation(self.item_embedding.weight)
+        looks = self.feature_propagation(self.feature_embedding.weight) if self.fusion != "none" else None
+        if not self.training:
+            self._tables = ids, looks
+        return ids, looks
+
+    def item_vectors(self):
+        return self._item_tables()[0]
+
+    @torch.no_grad()
+    def _session_bank(self):
+        """All training sessions, encoded without dropout; once per epoch and once per evaluation."""
+        if self._bank is None:
+            training = self.training
+            super().train(False)
+            ids, vectors = self.item_vectors(), []
+            for rows, lengths in zip(self.bank_items.split(BANK_ROWS), self.bank_lengths.split(BANK_ROWS)):
+                layout = PackedLayout(lengths)
+                vectors.append(self.session(ids[layout.pack(rows)], layout))
+            vectors = torch.cat(vectors)
+            self._bank = SessionBank(vectors, self.scorer.index(vectors))
+            super().train(training)
+            if training:
+                self._tables = None  # the step needs tables with dropout and gradient
+        return self._bank
+
+    # Sessions and their neighbours (Eq. 4-7)
+
+    def _represent(self, item_seq, item_seq_len, tables):
+        """ID and modality vectors of sessions: [B, d] each, the second one None where it is not used."""
+        layout = PackedLayout(item_seq_len)
+        items = layout.pack(item_seq)
+        session = self.session(tables[0][items], layout)
+        return session, self.feature_session(tables[1][items], layout) if self.looks_at_sessions else None
+
+    def _retrieve(self, session, user=None):
+        """Training sessions nearest to some sessions, not of the same user.
+
+        Args:
+            session (torch.Tensor): [B, d].
+            user (torch.LongTensor, optional): [B] training users, whose own sessions they may not get.
+
+        Returns:
+            tuple: neighbours [B, k, d], which carry no gradient, and their similarities [B, k] (Eq. 6), which do.
+        """
+        bank = self._session_bank()
+        with torch.no_grad():
+            scores = self.scorer.scores(session, bank.index)
+            if user is not None:
+                scores.scatter_(1, self.bank_row[user, None], float("-inf"))
+            neighbours = bank.vectors[scores.topk(self.config["k_neighbors"]).indices]
+        return neighbours, self.scorer.pairs(session, neighbours)
+
+    def _guidance(self, session, look, user=None):
+        """Conditions of the denoiser [B, k, d] and the similarities [B, k]; the same vector for all without retrieval."""
+        if self.retrieves:
+            condition, similarity = self._retrieve(session, user)
+        else:
+            condition, similarity = self.no_neighbour.expand(len(session), 1, -1), session.new_zeros(len(session), 1)
+        if self.fusion == "condition" and self.generates:
+            condition = condition + self.merge(look).unsqueeze(1)
+        return condition, similarity
+
+    def _fuse_early(self, session, look):
+        """The session that is restored and recommends, with its modality under early fusion. [B, d]."""
+        return session + self.merge(look) if self.fusion == "early" and self.generates else session
+
+    def _combine(self, session, look, latent):
+        """s* (Eq. 17), with the modality under late fusion. [B, d]."""
+        balance = self.balance.sigmoid()
+        combined = balance * session + (1 - balance) * latent
+        return combined + self.merge(look) if self.fusion == "late" else combined
+
+    def _attend(self, latent, self_latent):
+        """Cross-modal attention of the ablation AF: [B, d]."""
+        pair = torch.stack([latent, self_latent], 1)
+        return latent + self.cross_modal(latent.unsqueeze(1), pair, pair, need_weights=False)[0].squeeze(1)
+
+    # Training (Eq. 8-20)
+
+    def loss_inputs(self, interaction):
+        return (*super().loss_inputs(interaction), interaction[self.USER_ID])
+
+    def loss_parts(self, item_seq, item_seq_len, target, user):
+        tables = self._item_tables()
+        session, look = self._represent(item_seq, item_seq_len, tables)
+        condition, similarity = self._guidance(session, look, user)
+        session, weight = self._fuse_early(session, look), similarity.softmax(-1)
+        if self.generates:
+            latent, parts = self._train_generation(session, look, condition, similarity, weight)
+        else:
+            latent, parts = (weight.unsqueeze(-1) * condition).sum(1), {}
+        if self.fusion != "none" and self.config["alignment_weight"]:
+            parts["alignment"] = self.config["alignment_weight"] * self._align(*tables)
+        combined = self._combine(session, look, latent)
+        recommendation = linear_cross_entropy(combined, tables[0][1:], target - 1)[0]  # Eq. 18-19
+        return {"recommendation": recommendation, **parts}
+
+    def _train_generation(self, session, look, condition, similarity, weight):
+        """Latent neighbours [B, d] from one random step each, and the losses of both diffusion models.
+
+        The weighted form of Eq. 14, ``sum_j w_j L_j``, trains retriever and generator at once; it is written as
+        two terms with the same gradient, so that the feedback can be left out (w/o FDRO).
+        """
+        lambda_1 = self.config["lambda_1"]
+        clean = session.detach() if self.config["detach_target"] else session
+        t = torch.randint(self.process.steps, (len(clean),), device=clean.device)
+        noised = self.process.add_noise(clean, torch.randn_like(clean), t)
+        generated = self.denoiser(noised.unsqueeze(1), t.unsqueeze(1), self.denoiser.prepare(condition))  # [B, k, d]
+        error = (clean.unsqueeze(1) - generated).square().mean(-1)  # [B, k] L_j (Eq. 12)
+        latent = (weight.unsqueeze(-1) * generated).sum(1)
+        parts = {"generation": lambda_1 * (weight.detach() * error).sum(1).mean()}
+        if self.retrieves and self.config["feedback"] != "none":
+            parts["feedback"] = lambda_1 * self._feedback(similarity, weight, error.detach())
+        if self.fusion in ("contrast", "attention"):
+            restored = self.self_denoiser(noised, t, self.self_denoiser.prepare(look))
+            parts["self_generation"] = lambda_1 * (clean - restored).square().mean()  # Eq. 15
+            if self.fusion == "contrast":
+                parts["contrast"] = self.config["lambda_2"] * info_nce(latent, restored, self.config["tau"])  # Eq. 16
+            else:
+                latent = self._attend(latent, restored)
+        return latent, parts
+
+    def _feedback(self, similarity, weight, error):
+        """What the retriever learns from the generator (Eq. 14). similarity, weight, error: [B, k]."""
+        if self.config["feedback"] == "weighted":
+            return (weight * error).sum(1).mean()
+        better = error.unsqueeze(2) < error.unsqueeze(1)  # [B, k, k] neighbour a restores better than b
+        margin = similarity.unsqueeze(2) - similarity.unsqueeze(1)
+        return (F.softplus(-margin) * better).sum() / better.sum().clamp(min=1)
+
+    def _align(self, ids, looks):
+        """Contrastive alignment of the ID and modality vectors of an item, against those of all items (section 4.1.3)."""
+        anchors, n_rows = F.normalize(ids[1:], dim=-1), self.config["alignment_items"]
+        rows = torch.arange(len(anchors), device=anchors.device)
+        if 0 < n_rows < len(rows):
+            rows = torch.randperm(len(rows), device=anchors.device)[:n_rows]
+        return linear_cross_entropy(anchors[rows] / self.config["tau"], F.normalize(looks[1:], dim=-1), rows)[0]
+
+    # Inference (Eq. 13, 17)
+
+    def encode(self, item_seq, item_seq_len):
+        session, look = self._represent(item_seq, item_seq_len, self._item_tables())
+        condition, similarity = self._guidance(session, look)
+        session, weight = self._fuse_early(session, look), similarity.softmax(-1).unsqueeze(-1)
+        if not self.generates:
+            return self._combine(session, look, (weight * condition).sum(1))
+        start = self._corrupt(session, item_seq, item_seq_len)
+        latent = (weight * self._restore(self.denoiser, start.unsqueeze(1), condition)).sum(1)
+        if self.fusion == "attention":
+            latent = self._attend(latent, self._restore(self.self_denoiser, start, look))
+        return self._combine(session, look, latent)
+
+    def _corrupt(self, clean, item_seq, item_seq_len):
+        """The sessions after T' steps of noise, which belongs to the session and not to the batch. [B, d]."""
+        steps = self.config["corruption_steps"]
+        if not steps:
+            return clean
+        layout = PackedLayout(item_seq_len)
+        keys = history_keys(layout.pack(item_seq), layout.position, layout.row, len(clean))
+        return self.process.add_noise(clean, self.noise(keys), keys.new_full(keys.shape, steps - 1))
+
+    def _restore(self, denoiser, start, condition):
+        """The deterministic reverse chain. start: broadcast against condition [..., d] -> [..., d]."""
+        prepared = denoiser.prepare(condition)
+        return self.chain.run(start, lambda x, t, _: denoiser(x, t, prepared), None)

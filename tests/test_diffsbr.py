@@ -1,0 +1,293 @@
+"""DiffSBR and SKNN: sparse equals dense, split equals concatenated, who is in the bank, and no leak."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_diffsbr_contract import SMALL, write_features
+
+from recbole_diffusion import run
+from recbole_diffusion.diffusion.step_embedding import StepEmbedding
+from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
+from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.retrieval import ConcatenationScorer, TwoTowerScorer
+from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
+from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
+from recbole_diffusion.testing import cycle_sequences, group_sequences, make_config, write_sequences
+
+
+def write_split(folder, train, valid, test, name="shop"):
+    """Ready-made files of (items, target) sessions."""
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for part, sessions in (("train", train), ("valid", valid), ("test", test)):
+        rows = ["session_id:token\titem_id_list:token_seq\titem_id:token"]
+        for items in sessions:
+            number += 1
+            rows.append(f"{number}\t{' '.join(map(str, items[:-1]))}\t{items[-1]}")
+        (target / f"{name}.{part}.inter").write_text("\n".join(rows) + "\n")
+    return str(folder)
+
+
+SPLIT = {
+    "USER_ID_FIELD": "session_id",
+    "load_col": {"inter": ["session_id", "item_id_list", "item_id"]},
+    "benchmark_filename": ["train", "valid", "test"],
+}
+TRAIN = [[1, 2, 3], [2, 3, 4], [4, 5], [1, 5, 6], [3, 6, 2], [6, 1]]
+
+
+def build(folder, model="DiffSBR", name="shop", **settings):
+    base = {**(SMALL if model == "DiffSBR" else {}), **(SPLIT if name == "shop" else {})}
+    config = make_config(model, folder, name, **{**base, **settings})
+    loaders = build_loaders(config, create_dataset(config))
+    return build_model(config, loaders[0]), loaders
+
+
+# Graph
+
+
+def test_cooccurrence_counts_pairs_both_ways_and_rows_sum_to_one():
+    graph = item_graph(np.array([1, 2, 3, 1, 2]), np.array([3, 2]), 5, "cooccurrence").toarray()
+    wanted = np.zeros((5, 5))
+    wanted[1, [2, 3]], wanted[2, [1, 3]], wanted[3, [1, 2]] = (2 / 3, 1 / 3), (2 / 3, 1 / 3), (1 / 2, 1 / 2)
+    np.testing.assert_allclose(graph, wanted, rtol=1e-6)
+
+
+def test_transitions_have_a_direction_and_do_not_join_sessions():
+    graph = item_graph(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 4, "transitions").toarray()
+    np.testing.assert_allclose(graph[1], [0, 0, 0.5, 0.5])
+    np.testing.assert_allclose(graph[2], [0, 0, 0, 1])
+    assert graph[3].sum() == 0
+
+
+@pytest.mark.parametrize("form", ["mean", "residual"])
+def test_sparse_propagation_equals_dense_in_value_and_gradient(form):
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    graph = item_graph(random.integers(1, 30, 200), np.full(50, 4), 30, "cooccurrence")
+    layer, dense = GraphPropagation(ItemGraph(graph), 3, 8, form, 0.0), torch.tensor(graph.toarray())
+    x = torch.randn(30, 8, requires_grad=True)
+    wanted, layers = x, [x]
+    for step in range(3):
+        if form == "residual":
+            wanted = wanted + dense @ wanted
+        else:
+            layers.append(F.normalize((dense @ layers[-1]) @ layer.weights[step].weight.t(), dim=-1))
+    wanted = wanted if form == "residual" else torch.stack(layers).mean(0)
+    torch.testing.assert_close(layer(x), wanted, atol=1e-5, rtol=1e-5)
+    target = torch.randn(30, 8)
+    inputs = [x, *layer.parameters()]
+    for a, b in zip(torch.autograd.grad((layer(x) * target).sum(), inputs), torch.autograd.grad((wanted * target).sum(), inputs)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+# Sessions, scorers, denoiser
+
+
+@pytest.mark.parametrize("gate", ["scalar", "vector"])
+def test_session_attention_is_its_formula(gate):
+    torch.manual_seed(0)
+    layer, lengths = SessionAttention(6, gate), torch.tensor([3, 1, 2])
+    layout, rows = PackedLayout(lengths), torch.randn(3, 3, 6)
+    found = layer(layout.pack(rows), layout)
+    for b, n in enumerate(lengths.tolist()):
+        gates = layer.weight((layer.last(rows[b, n - 1]) + layer.item(rows[b, :n])).sigmoid())
+        torch.testing.assert_close(found[b], (gates * rows[b, :n]).sum(0), atol=1e-5, rtol=1e-5)
+
+
+def test_split_scorer_equals_the_concatenated_one():
+    torch.manual_seed(0)
+    scorer, queries, bank = ConcatenationScorer(10), torch.randn(4, 10), torch.randn(300, 10)
+    joined = torch.cat([queries[:, None].expand(-1, 300, -1), bank.expand(4, -1, -1)], -1)
+    first = torch.cat([scorer.query.weight, scorer.session.weight], 1)
+    wanted = scorer.output((joined @ first.t() + scorer.query.bias).relu()).squeeze(-1)
+    found = scorer.scores(queries, scorer.index(bank))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scorer.pairs(queries, bank[:12].view(4, 3, 10)), wanted[:, :12].view(4, 4, 3)[range(4), range(4)])
+
+
+def test_two_towers_score_pairs_as_they_score_the_bank():
+    scorer, queries, bank = TwoTowerScorer(10, 0.0), torch.randn(4, 10), torch.randn(9, 10)
+    found = scorer.scores(queries, scorer.index(bank))
+    torch.testing.assert_close(scorer.pairs(queries, bank.expand(4, -1, -1)), found, atol=1e-5, rtol=1e-5)
+
+
+def test_split_denoiser_equals_the_concatenated_one():
+    torch.manual_seed(0)
+    network = ConditionalDenoiser(6, StepEmbedding(8, 6), 0.0)
+    x, t, condition = torch.randn(5, 1, 6), torch.tensor([0, 7, 3, 2, 2]), torch.randn(5, 3, 6)
+    joined = torch.cat([x.expand(-1, 3, -1), network.step_embedding()[t][:, None].expand(-1, 3, -1), condition], -1)
+    first = torch.cat([network.state.weight, network.time.weight, network.condition.weight], 1)
+    wanted = network.output((joined @ first.t() + network.state.bias).tanh())
+    torch.testing.assert_close(network(x, t.unsqueeze(1), network.prepare(condition)), wanted, atol=1e-5, rtol=1e-5)
+
+
+# The bank
+
+
+def test_the_bank_holds_the_training_sessions_and_nothing_else(tmp_path):
+    folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]])
+    model, loaders = build(folder, k_neighbors=2)
+    tokens = loaders[0]._dataset.field2id_token["item_id"]
+    held = [[int(tokens[i]) for i in row[:n]] for row, n in zip(model.bank_items.tolist(), model.bank_lengths.tolist())]
+    assert sorted(held) == sorted(TRAIN)
+    shown, _ = build(folder, k_neighbors=2, bank_sessions="input")
+    held = [[int(tokens[i]) for i in row[:n]] for row, n in zip(shown.bank_items.tolist(), shown.bank_lengths.tolist())]
+    assert sorted(held) == sorted(items[:-1] for items in TRAIN)
+
+
+def test_a_training_query_never_gets_its_own_session(tmp_path):
+    model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=len(TRAIN) - 1)
+    batch = next(iter(loaders[0]))
+    tables = model.eval()._item_tables()
+    session, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], tables)
+    neighbours, _ = model._retrieve(session, batch[model.USER_ID])
+    bank = model._session_bank().vectors
+    for user, found in zip(batch[model.USER_ID].tolist(), neighbours):
+        own = int(model.bank_row[user])
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, bank[torch.arange(len(bank)) != own].tolist()))
+
+
+def test_retrieved_neighbours_are_the_best_scored(tmp_path):
+    model, _ = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=2)
+    model.eval()
+    session = torch.randn(3, SMALL["hidden_size"])
+    neighbours, similarity = model._retrieve(session)
+    bank = model._session_bank()
+    best = (model.scorer.tower(session) @ model.scorer.tower(bank.vectors).t()).topk(2)
+    torch.testing.assert_close(neighbours, bank.vectors[best.indices])
+    torch.testing.assert_close(similarity, best.values, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bank_without_enough_sessions_is_refused(tmp_path):
+    from recbole_diffusion.errors import UsageError
+
+    folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]])
+    with pytest.raises(UsageError, match="k_neighbors 6 is not smaller than the bank, 6 training sessions"):
+        build(folder, k_neighbors=6)
+
+
+# Leaks
+
+
+def scores_of_test_users(folder, **settings):
+    model, loaders = build(folder, k_neighbors=2, **settings)
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model.full_sort_predict(batch[0]) for batch in loaders[2]])
+
+
+def test_no_score_depends_on_a_test_target_unless_the_graph_leaks(tmp_path):
+    """The same weights on the same data but for the label of a test session."""
+    first = write_split(tmp_path / "a", TRAIN, [[1, 4, 6]], [[2, 5, 1]])
+    second = write_split(tmp_path / "b", TRAIN, [[1, 4, 6]], [[2, 5, 4]])
+    assert torch.equal(scores_of_test_users(first), scores_of_test_users(second))
+    leaking = [scores_of_test_users(folder, graph_source="all") for folder in (first, second)]
+    assert not torch.equal(*leaking)
+
+
+def test_a_leaking_graph_warns_and_marks_its_results(tmp_path, caplog, capsys):
+    from recbole_diffusion.cli import main
+
+    folder = write_split(tmp_path, TRAIN * 3, [[1, 4, 6]], [[2, 5, 1]])
+    settings = make_config("DiffSBR", folder, "shop", **{**SMALL, **SPLIT, "epochs": 1}).external_config_dict
+    assert run("DiffSBR", "shop", config_dict=settings)["leaks_test_labels"] is False
+    assert "LEAKS" not in caplog.text
+    assert run("DiffSBR", "shop", config_dict={**settings, "graph_source": "all"})["leaks_test_labels"] is True
+    assert "graph_source: all LEAKS" in caplog.text
+    words = [f"--{key}={value}" for key, value in {**settings, "graph_source": "all"}.items() if key not in ("model", "dataset")]
+    assert main(["--model=DiffSBR", "--dataset=shop", *words]) == 0
+    assert "These figures LEAK" in capsys.readouterr().out
+
+
+# Diffusion, fusion, modality
+
+
+def test_the_fusion_weight_is_the_same_in_training_and_evaluation(tmp_path):
+    model, _ = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=2)
+    session, latent = torch.randn(2, 16), torch.randn(2, 16)
+    model.balance.data.fill_(math.log(3))
+    for mode in (True, False):
+        torch.testing.assert_close(model.train(mode)._combine(session, None, latent), 0.75 * session + 0.25 * latent)
+
+
+def test_text_embeddings_survive_the_initialisation(tmp_path):
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    write_features(folder)
+    model, loaders = build(folder, name="cycle")
+    stored = np.load(f"{folder}/cycle/cycle.features.npz")
+    tokens = list(loaders[0]._dataset.field2id_token["item_id"])
+    rows = [tokens.index(token) for token in stored["tokens"]]
+    torch.testing.assert_close(model.feature_embedding.weight[rows].detach(), torch.tensor(stored["vectors"]))
+    assert not model.feature_embedding.weight[0].any()
+
+
+def test_feedback_pushes_up_the_neighbours_that_help(tmp_path):
+    """Gradient of the retriever's logits: w_j (L_j - sum w L), and pairs in the order of their losses."""
+    model, _ = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=3)
+    error = torch.tensor([[0.1, 0.5, 0.9]])
+    for feedback in ("weighted", "ranking"):
+        model.config["feedback"] = feedback
+        similarity = torch.zeros(1, 3, requires_grad=True)
+        weight = similarity.softmax(-1)
+        (gradient,) = torch.autograd.grad(model._feedback(similarity, weight, error), similarity)
+        assert gradient[0, 0] < 0 < gradient[0, 2] and gradient.sum().abs() < 1e-6
+        if feedback == "weighted":
+            wanted = (weight * (error - (weight * error).sum())).detach()
+            torch.testing.assert_close(gradient, wanted)
+
+
+def test_alignment_on_a_sample_is_an_unbiased_share_of_the_whole(tmp_path):
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    write_features(folder)
+    model, _ = build(folder, name="cycle")
+    ids, looks = torch.randn(13, 16), torch.randn(13, 16)
+    model.config["alignment_items"] = 0
+    whole = model._align(ids, looks)
+    logits = F.normalize(ids[1:], dim=-1) @ F.normalize(looks[1:], dim=-1).t() / 0.3
+    torch.testing.assert_close(whole, F.cross_entropy(logits, torch.arange(12)))
+    model.config["alignment_items"] = 4
+    torch.manual_seed(0)
+    mean = torch.stack([model._align(ids, looks) for _ in range(600)]).mean()
+    torch.testing.assert_close(mean, whole, atol=0.05, rtol=0)
+
+
+# Sessions from ready-made files
+
+
+def test_train_last_only_or_every_prefix(tmp_path):
+    folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]])
+
+    def examples(**settings):
+        loaders = build(folder, k_neighbors=2, **settings)[1]
+        tokens, found = loaders[0]._dataset.field2id_token["item_id"], []
+        for batch in loaders[0]:
+            for row, n, y in zip(batch["item_id_list"].tolist(), batch["item_length"].tolist(), batch["item_id"].tolist()):
+                found.append([int(tokens[i]) for i in [*row[:n], y]])
+        return sorted(found)
+
+    assert examples() == sorted(TRAIN)
+    assert examples(train_last_only=False) == sorted(t[:n] for t in TRAIN for n in range(2, len(t) + 1))
+
+
+def test_sknn_scores_are_those_of_a_loop(tmp_path):
+    model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), "SKNN", n_neighbors=5)
+    tokens = [str(token) for token in loaders[0]._dataset.field2id_token["item_id"]]
+    batch = next(iter(loaders[2]))[0]
+    query = {2, 5}
+    overlaps = [len(query & set(s)) / math.sqrt(len(query) * len(s)) for s in TRAIN]
+    found = model.full_sort_predict(batch)[0]
+    order = torch.tensor(overlaps).topk(5).indices.tolist()
+    for item in range(1, 7):
+        wanted = sum(overlaps[j] for j in order if item in TRAIN[j])
+        assert found[tokens.index(str(item))].item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_sknn_runs_and_finds_the_group(tmp_path):
+    folder = write_sequences(group_sequences(), tmp_path, "cycle")
+    settings = make_config("SKNN", folder, mask_history=True, n_neighbors=20).external_config_dict
+    assert run("SKNN", "cycle", config_dict=settings)["test_result"]["hit@1"] == 1.0
