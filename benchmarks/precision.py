@@ -41,11 +41,11 @@ def seconds_per_step(model, folder, args):
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, steps=12)
+    args = parse(__doc__, steps=12, users=4000, items=10000)
     from recbole_diffusion.testing import write_sequences
 
     with tempfile.TemporaryDirectory() as folder:
-        write_sequences(random_histories(4000, 10000), folder, "random")
+        write_sequences(random_histories(args.users, args.items), folder, "random")
         for model in ("SimDiffRec", "DiffuRec"):
             found = seconds_per_step(model, folder, args)
             reference = statistics.median(found["float32"][2:])

@@ -3,6 +3,7 @@
 import glob
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -202,8 +203,8 @@ class SafeCheckpointMixin:
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict"):
             setattr(self, name, training[name])
-        self.saved_model_file = resume_file.replace("-last.pth", "-best.pth")
-        self.last_model_file = resume_file
+        stem = re.sub(r"(-last|-best)?\.pth$", "", resume_file)
+        self.saved_model_file, self.last_model_file = f"{stem}-best.pth", f"{stem}-last.pth"
         self._require_best(state)
         self._resumed = state
         self.logger.info(f"going on with epoch {self.start_epoch} of {resume_file}")

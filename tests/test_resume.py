@@ -26,6 +26,7 @@ MODELS = {
     "SimDiffRec": {"k_noise": 3, "k_sample": 2, "noise_refresh": 5, "lr_decay_step": 2},
     "DiffuRec": {**CHAIN, "eval_step": 2, "lr_decay_step": 3},
     "DiffuRecSys": {**CHAIN, "eval_step": 1},
+    "DiffSBR": {**SHORT, "diffusion_steps": 8, "corruption_steps": 8, "allow_unknown_keys": True},
     "SASRec": {**SHORT, "loss_type": "BPR", "train_neg_sample_args": NEGATIVES},
     "GRU4Rec": {**SHORT, "embedding_size": 8, "allow_unknown_keys": True, "trim_padding": True},
 }
