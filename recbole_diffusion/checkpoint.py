@@ -80,7 +80,7 @@ def load_checkpoint(path, trust=False):
     except Exception as error:  # torch raises many types for damaged and foreign files
         reason = _one_line(error)
         if "Weights only load failed" in str(error):
-            reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same and executes its code)"
+            reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same, running its code)"
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: {reason}") from None
     if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
         checkpoint = _from_recbole(checkpoint)

@@ -29,7 +29,7 @@ def is_first():
 
 
 def launched():
-    """Whether ``torchrun`` or :func:`recbole_diffusion.quick_start.run` with ``nproc`` started this process with others."""
+    """Whether ``torchrun`` or ``nproc`` started this process together with others."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
@@ -50,7 +50,7 @@ def join(use_gpu):
     if on_gpu:
         wanted, found = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1)), torch.cuda.device_count()
         if wanted > found:
-            raise UsageError(f"{wanted} processes on this machine need {wanted} GPUs, it has {found}: add --use_gpu=False")
+            raise UsageError(f"{wanted} processes on one machine need {wanted} GPUs, it has {found}: add --use_gpu=False")
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo")

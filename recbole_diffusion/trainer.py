@@ -103,7 +103,8 @@ class SafeCheckpointMixin:
         self._resumed = None
         self.fingerprint = settings_fingerprint(config.plain())
         # Seconds are not enough: two runs started together would overwrite each other.
-        self._use_run_name(processes.first_does(lambda: f"{get_local_time()}-{self.fingerprint}-{secrets.token_hex(2)}"))
+        name = f"{get_local_time()}-{self.fingerprint}-{secrets.token_hex(2)}"
+        self._use_run_name(processes.gather(name)[0])
 
     # Files
 
@@ -175,8 +176,8 @@ class SafeCheckpointMixin:
             self.logger.info(f"no earlier run of these settings in '{self.config['checkpoint_dir']}': starting anew")
 
     def _find_last_run(self):
-        start = glob.escape(os.path.join(self.config["checkpoint_dir"], f"{self.config['model']}-{self.config['dataset']}"))
-        return max(glob.glob(f"{start}-*-{self.fingerprint}-????-last.pth"), key=os.path.getmtime, default=None)
+        start = os.path.join(self.config["checkpoint_dir"], f"{self.config['model']}-{self.config['dataset']}")
+        return max(glob.glob(f"{glob.escape(start)}-*-{self.fingerprint}-????-last.pth"), key=os.path.getmtime, default=None)
 
     def resume_checkpoint(self, resume_file):
         """Go on where a ``last`` checkpoint was written. The random state follows when :meth:`fit` has its data.
@@ -250,8 +251,8 @@ class SafeCheckpointMixin:
         if state["item_tokens"] != self.item_tokens or state["training"]["data"] != self.data:
             what = "items" if state["item_tokens"] != self.item_tokens else "interactions"
             raise UsageError(
-                f"'{self.last_model_file}' was trained on other {what} than dataset '{self.config['dataset']}' has now: "
-                f"start anew without --resume"
+                f"'{self.last_model_file}' was trained on other {what} than dataset '{self.config['dataset']}' has "
+                f"now: start anew without --resume"
             )
         restore_random_state(state["training"]["random"][processes.rank()], self._generators)
 
@@ -444,7 +445,7 @@ def compile_layers(model):
     """
     candidates = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if not any(shutil.which(name) for name in candidates if name):
-        raise UsageError("compile: True needs a C++ compiler such as g++, none was found: install one or leave compile off")
+        raise UsageError("compile: True needs a C++ compiler such as g++, none was found: install one or leave it off")
     layers = [module for module in model.modules() if type(module).__name__ == "FeedForward"]
     if not layers:
         raise UsageError(f"compile: {type(model).__name__} has no feed-forward layers to compile: leave compile off")
