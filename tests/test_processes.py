@@ -41,7 +41,7 @@ def run_in_copies(model, given, folder, size=2):
     for process in group:
         process.start()
     for process in group:
-        process.join(120)
+        process.join(300)  # a loaded machine takes its time
     files = [Path(folder, f"result-{rank}.json") for rank in range(size)]
     return [json.loads(file.read_text()) for file in files if file.exists()], [process.exitcode for process in group]
 
