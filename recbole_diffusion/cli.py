@@ -1,6 +1,7 @@
 """The command line. Values are read as YAML scalars and never evaluated as code."""
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
@@ -27,6 +28,7 @@ Trains a model, picks the best epoch on the validation part and tests it.
 
   -m, --model NAME          a model of this package or any sequential model of RecBole (SASRec, GRU4Rec, ...)
   -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
+  --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
   --config_files "A B"      yaml files; later ones win, the command line wins over all
   --result_file FILE.json   write everything the run found
   --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
@@ -53,7 +55,8 @@ def main(argv=None):
     except UsageError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if speaks():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `... | head` has read enough
         sys.stdout = None
@@ -61,6 +64,11 @@ def main(argv=None):
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
         return 130
+
+
+def speaks():
+    """Whether this process may print: of several that torchrun started, only the first."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def dispatch(words):
@@ -84,6 +92,8 @@ def dispatch(words):
         if words[0] not in commands:
             hint = did_you_mean(words[0], commands) or f", there are: {', '.join(commands)}"
             raise UsageError(f"unknown command '{words[0]}'{hint}")
+        if words[0] != "run" and os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
+            raise UsageError(f"{words[0]} does not run under torchrun: start it as it is")
         return commands[words[0]](words[1:])
     return run_command(words)
 
@@ -120,7 +130,8 @@ def run_command(words):
     from recbole_diffusion.quick_start import run
 
     result = run(config_file_list=files, config_dict=settings)
-    print(format_result(result))
+    if speaks():
+        print(format_result(result))
     return 0
 
 

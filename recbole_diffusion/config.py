@@ -2,6 +2,7 @@
 
 import codecs
 import copy
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,8 @@ from recbole.config import Config
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
-from recbole_diffusion import registry
+from recbole_diffusion import processes, registry
+from recbole_diffusion.checkpoint import plain
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import YamlLoader, load_yaml, properties_dir, property_file
 from recbole_diffusion.schema import read_schema
@@ -198,6 +200,7 @@ class DiffusionConfig(Config):
             raise UsageError(
                 f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
             )
+        self._check_precision()
         if self["lr_decay_step"] and not self.is_plugin_model:
             raise UsageError(f"lr_decay_step is for the plugin's models, {self.model} trains at a constant rate: remove it")
         check = getattr(self.model_class, "check_config", None)
@@ -216,6 +219,14 @@ class DiffusionConfig(Config):
             raise UsageError(f"worker must be at least 0, got {self['worker']}")
         if self["log_wandb"] and find_spec("wandb") is None:
             raise UsageError("log_wandb needs the package wandb: pip install wandb")
+
+    def _check_precision(self):
+        clip = self["clip_grad_norm"]
+        if clip is not None and not (set(clip) <= {"max_norm", "norm_type"} and _is_positive(clip.get("max_norm"))):
+            raise UsageError(f"clip_grad_norm must be such as {{max_norm: 5.0}} with a positive number, got {clip}")
+        fp16_on_cpu = self["enable_amp"] and self["amp_type"] == "fp16" and self["device"].type == "cpu"
+        if fp16_on_cpu and not hasattr(torch.amp, "GradScaler"):
+            raise UsageError("amp_type: fp16 on a CPU needs PyTorch 2.3 or later: use bf16")
 
     @staticmethod
     def _check_split(split, order):
@@ -253,9 +264,22 @@ class DiffusionConfig(Config):
         super()._set_default_parameters()
 
     def _init_device(self):
+        if processes.launched():
+            return self._init_process()
         super()._init_device()
         if not self["use_gpu"]:  # RecBole uses a GPU all the same
             self.final_config_dict["device"] = torch.device("cpu")
+
+    def _init_process(self):
+        """One of several processes. For RecBole it looks like a single one; see :mod:`recbole_diffusion.processes`."""
+        settings = self.final_config_dict
+        settings["gpu_id"] = str(settings["gpu_id"])
+        if "," in settings["gpu_id"]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
+        settings.update(device=processes.join(settings["use_gpu"]), single_spec=True, local_rank=0)
+        settings["world_size"] = processes.world_size()
+        if not processes.is_first():
+            settings.update(show_progress=False, log_wandb=False)
 
     @property
     def is_plugin_model(self):
@@ -264,7 +288,7 @@ class DiffusionConfig(Config):
 
     def plain(self):
         """The settings as a dict of JSON values, for checkpoints and result files."""
-        return {key: _plain(value) for key, value in self.final_config_dict.items()}
+        return {key: plain(value) for key, value in self.final_config_dict.items()}
 
 
 def _names_columns(value):
@@ -275,9 +299,5 @@ def _names_columns(value):
     )
 
 
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+def _is_positive(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

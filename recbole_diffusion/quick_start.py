@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import platform
-import re
 import secrets
 import shlex
+import socket
 import sys
+import tempfile
 import time
+import warnings
 from pathlib import Path
 
 try:
@@ -25,11 +27,13 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_logger, init_seed
 
 import recbole_diffusion
+from recbole_diffusion import processes
+from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.dataset import SequenceDataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.trainer import CHECKPOINT_FORMAT, trainer_class
+from recbole_diffusion.trainer import on_device, trainer_class
 
 
 def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, data_cache=None):
@@ -39,7 +43,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         model (str): a model of this package, of a third party or any sequential model of RecBole.
         dataset (str): name of the data set.
         config_file_list (list[str], optional): yaml files, later ones win.
-        config_dict (dict, optional): settings, which win over the files.
+        config_dict (dict, optional): settings, which win over the files. ``nproc`` starts that many processes, see
+            :func:`run_processes`.
         saved (bool): write a checkpoint; without it the last epoch is tested instead of the best.
         data_cache (DataCache, optional): keeps prepared data for later runs of this process.
 
@@ -50,8 +55,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     Raises:
         UsageError: for anything the user can repair, before training starts.
     """
+    settings, group = split_group(config_dict)
+    if group:
+        return run_processes(model, dataset, config_file_list, settings, saved, **group)
     clock = Clock()
-    config, trainer, loaders, counts = set_up(model, dataset, config_file_list, config_dict, data_cache)
+    config, trainer, loaders, counts = set_up(model, dataset, config_file_list, settings, data_cache)
+    if config["resume"]:
+        trainer.resume_last_run()
     clock.lap("data")
     best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training")
@@ -86,7 +96,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     }
     if config["ranks_file"]:
         write_ranks(ranks, loaders[2]._dataset, config["ranks_file"])
-    if config["result_file"]:
+    if config["result_file"] and processes.is_first():
         write_json(result, config["result_file"])
     return result
 
@@ -135,6 +145,8 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
     loaders = build_loaders(config, data, parts)
     check_against_data(config, data)
+    if config["ranks_file"] and processes.world_size() > 1:
+        raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
     network = build_model(config, loaders[0])
     logging.getLogger().info(network)
     return config, trainer_class(config)(config, network), loaders, counts
@@ -146,17 +158,103 @@ def prepare_data(config):
     return data, data_counts(data), data.build()
 
 
+def split_group(config_dict):
+    """Separate what says how many processes train from all other settings: (settings, arguments of run_processes).
+
+    Raises:
+        UsageError: when a number is impossible, or ``torchrun`` has started the processes already.
+    """
+    settings = dict(config_dict or {})
+    group = {key: settings.pop(key) for key in ("nproc", "world_size", "ip", "port", "group_offset") if key in settings}
+    for key in ("nproc", "world_size", "group_offset"):
+        value = group.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"{key} must be a whole number, got '{value}'")
+    nproc = group.get("nproc", 1)
+    total = max(group.get("world_size", 0), nproc)
+    if nproc < 1 or not 0 <= group.get("group_offset", 0) <= total - nproc:
+        raise UsageError(f"nproc and group_offset must fit into world_size {total}, got {group}")
+    if total == 1:
+        return settings, {}
+    if processes.launched():
+        raise UsageError("torchrun has started the processes already: leave out --nproc and --world_size")
+    return settings, {**group, "nproc": nproc, "world_size": total}
+
+
+def run_processes(model, dataset, config_file_list, config_dict, saved, nproc, world_size, ip="localhost", port=None,
+                  group_offset=0):  # fmt: skip
+    """Train in several processes of this machine, which may belong to more on others.
+
+    Args:
+        model, dataset, config_file_list, config_dict, saved: see :func:`run`.
+        nproc (int): processes to start here.
+        world_size (int): processes on all machines together.
+        ip (str): address of the machine with ``group_offset`` 0.
+        port (int, optional): a free port there, the same on all machines; chosen freely for a single machine.
+        group_offset (int): processes on the machines before this one.
+
+    Returns:
+        dict: the result of :func:`run`; all processes have the same.
+
+    Raises:
+        UsageError: see :func:`run`.
+    """
+    if port is None and world_size > nproc:
+        raise UsageError("several machines need --ip and --port of the first one")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    DiffusionConfig(model, dataset, config_file_list, config_dict)  # refuses before anything is started
+    environment = {"MASTER_ADDR": ip, "MASTER_PORT": port or free_port(), "WORLD_SIZE": world_size}
+    environment.update(LOCAL_WORLD_SIZE=nproc, CUDA_VISIBLE_DEVICES=visible)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (group_offset, environment, folder, (model, dataset, config_file_list, config_dict, saved))
+        try:
+            torch.multiprocessing.spawn(run_in_group, arguments, nprocs=nproc)
+        except torch.multiprocessing.ProcessExitedException:
+            refusals = sorted(Path(folder).glob("refusal-*.txt"))
+            if not refusals:
+                raise
+            raise UsageError(refusals[0].read_text(encoding="utf-8")) from None
+        return json.loads(Path(folder, "result-0.json").read_text(encoding="utf-8"))
+
+
+def run_in_group(local_rank, group_offset, environment, folder, arguments):
+    """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
+    environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
+    for key, value in environment.items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = str(value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
+    try:
+        write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
+    except UsageError as error:
+        Path(folder, f"refusal-{local_rank}.txt").write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+
+
+def free_port():
+    """A port of this machine that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
 def fit(trainer, loaders, saved, callback=None):
-    """RecBole's ``fit``; Ctrl-C says what was saved."""
+    """RecBole's ``fit``; Ctrl-C says how to go on."""
     try:
         return trainer.fit(
             loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
         )
     except KeyboardInterrupt:
-        kept = trainer.best_epoch is not None
+        epochs = len(trainer.train_loss_dict)
+        if not saved or not os.path.exists(trainer.last_model_file):
+            raise KeyboardInterrupt("no epoch was saved yet") from None
         raise KeyboardInterrupt(
-            f"best checkpoint so far: {trainer.saved_model_file}" if kept else "no checkpoint was written yet"
+            f"the same command with --resume goes on after {epochs} epochs, saved in {trainer.last_model_file}"
         ) from None
+    finally:
+        trainer.tensorboard.close()  # it holds a thread and a file
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True):
@@ -164,12 +262,14 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     return run(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
 
 
-def load_data_and_model(model_file, data_path=None):
+def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     """Load a checkpoint with its data, on this machine's device.
 
     Args:
         model_file (str): checkpoint written by :func:`run`.
         data_path (str, optional): where the data sets are now, if they moved.
+        trust_checkpoint (bool): read a pickle from elsewhere, such as RecBole's own checkpoints, and execute any code
+            in it.
 
     Returns:
         tuple: ``(config, model, dataset, train_data, valid_data, test_data)`` as in RecBole.
@@ -177,7 +277,7 @@ def load_data_and_model(model_file, data_path=None):
     Raises:
         UsageError: when the file is missing or not such a checkpoint, or the data have other items than the model.
     """
-    checkpoint = load_checkpoint(model_file)
+    checkpoint = load_checkpoint(model_file, trust_checkpoint)
     saved = checkpoint["config"]
     config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
     init_seed(config["seed"], config["reproducibility"])
@@ -185,30 +285,21 @@ def load_data_and_model(model_file, data_path=None):
     data = create_dataset(config)
     loaders = build_loaders(config, data)
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
-    if tokens != checkpoint["item_tokens"]:
+    known = checkpoint["item_tokens"]
+    if known is not None and tokens != known:
         raise UsageError(
-            f"checkpoint '{model_file}' was trained on other items ({len(checkpoint['item_tokens']) - 1}) than dataset "
+            f"checkpoint '{model_file}' was trained on other items ({len(known) - 1}) than dataset "
             f"'{config['dataset']}' has now ({len(tokens) - 1})"
         )
     network = build_model(config, loaders[0])
-    network.load_state_dict(checkpoint["state_dict"])
-    network.load_other_parameter(checkpoint["other_parameter"])
+    try:
+        network.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UsageError(f"checkpoint '{model_file}' does not fit {config['model']} on these data: {reason}") from None
+    network.load_other_parameter(on_device(checkpoint["other_parameter"] or {}, config["device"]))
     network.eval()
     return (config, network, data, *loaders)
-
-
-def load_checkpoint(model_file):
-    """Read a checkpoint without ever executing code from it. Raises UsageError."""
-    if not os.path.isfile(model_file):
-        raise UsageError(f"checkpoint '{model_file}' does not exist")
-    try:
-        checkpoint = torch.load(model_file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged and foreign files
-        reason = re.sub("\x1b\\[[0-9;]*m", "", str(error).splitlines()[0])[:120]
-        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion: {reason}") from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
-        raise UsageError(f"'{model_file}' is not a checkpoint of recbole_diffusion (format {CHECKPOINT_FORMAT})")
-    return checkpoint
 
 
 def reusable_settings(saved, data_path):
@@ -216,6 +307,7 @@ def reusable_settings(saved, data_path):
     derived = {
         "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
         "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
+        "resume", "world_size",
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True
@@ -245,14 +337,17 @@ def create_dataset(config):
 
 def build_model(config, train_data):
     """A freshly initialised model on the configured device. Raises UsageError when RecBole's model wants more data."""
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])
     try:
-        return config.model_class(config, train_data._dataset).to(config["device"])
+        network = config.model_class(config, train_data._dataset).to(config["device"])
     except (KeyError, ValueError, NotImplementedError) as error:
         if config.is_plugin_model:
             raise
         reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
+    if not processes.is_first():  # the same weights, but other noise
+        init_seed(config["seed"] + processes.rank(), config["reproducibility"])
+    return network
 
 
 def check_against_data(config, data):
@@ -327,6 +422,9 @@ def start_logging(config):
     The settings go to the file only: on the terminal they would bury everything else.
     """
     logger = logging.getLogger()
+    if not processes.is_first():
+        logger.setLevel(logging.ERROR)
+        return
     for handler in list(logger.handlers):
         if getattr(handler, "of_recbole_diffusion", False):
             logger.removeHandler(handler)

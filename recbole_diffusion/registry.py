@@ -36,9 +36,13 @@ def plugin_models():
 
 def recbole_models():
     """Name -> class of every sequential model that RecBole ships."""
+    import torch
+
+    detecting = torch.is_anomaly_enabled()
     from recbole.model import sequential_recommender
     from recbole.model.abstract_recommender import SequentialRecommender
 
+    torch.autograd.set_detect_anomaly(detecting)  # RecBole's SINE switches it on for the whole process, which is slow
     return {
         name: value
         for name, value in vars(sequential_recommender).items()

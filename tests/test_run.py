@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from recbole.trainer import Trainer
 
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.cli import format_result, main, parse_settings
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
-from recbole_diffusion.trainer import save_atomically, trainer_class
+from recbole_diffusion.checkpoint import save_atomically
+from recbole_diffusion.trainer import DiffusionTrainer, trainer_class
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "k_noise": 3, "k_sample": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 10}
 SMALL.update(topk=[1, 5], valid_metric="MRR@5", show_progress=False)
@@ -173,8 +173,8 @@ def test_help_documents_the_settings_of_a_model(capsys):
     assert "k_noise (int)" in output and "compare" in output and "SimDiffRec" in output
 
 
-def test_interrupt_is_reported_with_the_checkpoint(folder, capsys, monkeypatch):
-    train_epoch, epochs = Trainer._train_epoch, []
+def test_interrupt_says_how_to_go_on(folder, capsys, monkeypatch):
+    train_epoch, epochs = DiffusionTrainer._train_epoch, []
 
     def interrupted_in_the_second(self, *args, **kwargs):
         epochs.append(1)
@@ -182,12 +182,13 @@ def test_interrupt_is_reported_with_the_checkpoint(folder, capsys, monkeypatch):
             raise KeyboardInterrupt
         return train_epoch(self, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", interrupted_in_the_second)
-    words = [f"--{key}={value}" for key, value in settings(folder).items()]
-    assert main(["--model=SimDiffRec", "--dataset=cycle", *words]) == 130
+    monkeypatch.setattr(DiffusionTrainer, "_train_epoch", interrupted_in_the_second)
+    words = ["--model=SimDiffRec", "--dataset=cycle", *(f"--{key}={value}" for key, value in settings(folder).items())]
+    assert main(words) == 130
     error = capsys.readouterr().err
-    assert "interrupted: best checkpoint so far: " in error
+    assert "interrupted: the same command with --resume goes on after 1 epochs, saved in " in error
     assert torch.load(error.split()[-1], weights_only=True)["epoch"] == 0
+    assert main([*words, "--resume"]) == 0 and len(epochs) == 3
 
 
 def test_without_validation_the_result_file_is_still_json(folder):

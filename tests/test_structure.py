@@ -19,9 +19,11 @@ LAYERS = ["diffusion", "layers", "data", "model", "trainer", "quick_start", "cli
 ALLOWED = {  # what each part may import of the package, besides errors, properties and schema
     "diffusion": set(),
     "layers": set(),
-    "data": {"diffusion", "layers", "data"},
+    "data": {"diffusion", "layers", "data", "processes"},
     "model": {"diffusion", "layers", "data", "model.base"},
-    "trainer": {"diffusion", "layers", "data", "model"},
+    "checkpoint": set(),
+    "processes": set(),
+    "trainer": {"diffusion", "layers", "data", "model", "checkpoint", "processes"},
 }
 
 

@@ -16,7 +16,7 @@ from recbole_diffusion.quick_start import write_whole
 # Settings that name a place or a way of watching; they cannot change a number.
 PLACES = frozenset(
     "checkpoint_dir data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb ranks_file"
-    " result_file save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
+    " result_file resume save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
 )
 PROTOCOLS = {"not masked": "test_result_unmasked", "masked": "test_result_masked"}
 SMALLER_IS_BETTER = ("averagepopularity", "giniindex")

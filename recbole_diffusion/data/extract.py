@@ -7,7 +7,6 @@ Nothing here reads interactions. transformers, torchvision and pillow are import
 import hashlib
 import importlib
 import importlib.util
-import json
 import sqlite3
 import zlib
 from pathlib import Path

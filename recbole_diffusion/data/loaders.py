@@ -5,6 +5,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
 from recbole.data.utils import create_samplers
 
+from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError
 
 # Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
@@ -12,7 +13,19 @@ from recbole_diffusion.errors import UsageError
 BATCHES_PER_POOL = 50
 
 
-class LengthGroupedTrainDataLoader(TrainDataLoader):
+class SharedTrainDataLoader(TrainDataLoader):
+    """The batches of a single process, of which every process gets its share of the rows: ``None`` if that is none."""
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self._share = slice(processes.rank(), None, processes.world_size())
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+
+    def collate_fn(self, index):
+        index = index[self._share]
+        return super().collate_fn(index) if len(index) else None
+
+
+class LengthGroupedTrainDataLoader(SharedTrainDataLoader):
     """Batches of similar length in random order, a new grouping every epoch."""
 
     def __init__(self, config, dataset, sampler, shuffle=True):
@@ -82,12 +95,27 @@ def build_loaders(config, dataset, parts=None):
     parts = parts or dataset.build()
     samplers = create_samplers(config, dataset, parts)
     grouped = config["trim_padding"] and not config.is_plugin_model  # packed models have no padding to save
-    train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else TrainDataLoader
+    train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else SharedTrainDataLoader
     train = train_class(config, parts[0], samplers[0], shuffle=config["shuffle"])
     return train, *(
-        _eval_loader(config, part, sampler, phase)
+        _eval_loader(config, own_users(part, phase), sampler, phase)
         for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"))
     )
+
+
+def own_users(part, phase):
+    """The rows of this process's users: each row belongs to exactly one process.
+
+    Raises:
+        UsageError: when some process would get none.
+    """
+    size = processes.world_size()
+    if size == 1:
+        return part
+    owner = part.inter_feat[part.uid_field].numpy() % size
+    if len(np.unique(owner)) < size:
+        raise UsageError(f"the {phase} part has too few users for {size} processes: use fewer")
+    return part.copy(part.inter_feat[np.flatnonzero(owner == processes.rank())])
 
 
 def _eval_loader(config, part, sampler, phase):

@@ -4,7 +4,6 @@ The noise of an item is deterministic, so z_t stays a linear mix of the clean em
 ``z_t = signal[t] * z_0 + noise[t] * noise_vector``, with both factors known in advance.
 """
 
-import torch
 from torch import nn
 
 from recbole_diffusion.diffusion.schedules import alpha_bars, linear_betas, zero_terminal_snr

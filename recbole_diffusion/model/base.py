@@ -57,6 +57,17 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 
+    def loss_weight(self, interaction):
+        """How many terms the loss of a batch is the mean of, by which several processes weight their parts."""
+        return len(interaction)
+
+    def training_state(self):
+        """What training needs beside the weights, for checkpoints: a dict of tensors and JSON values."""
+        return {}
+
+    def load_training_state(self, state):
+        """Go on from what :meth:`training_state` returned; its tensors are on the model's device."""
+
     def predict(self, interaction):
         """Score of one item per history: [B]."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])

@@ -125,7 +125,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
             self.process = GuidedNoiseProcess(
                 config["diffusion_steps"], config["beta_start"], config["beta_end"], config["noise_param"]
             )
-            self.neighbours, self.neighbours_age = None, 0
+        self.neighbours, self.neighbours_age = None, 0
         self.initialize_normal(config["initializer_range"])
 
     @staticmethod
@@ -143,6 +143,17 @@ class SimDiffRec(DiffusionSequentialRecommender):
             raise UsageError(f"k_noise {self.config['k_noise']} is larger than the {real - 1} other items of the data")
         if self.config["k_sample"] > real - self.config["exclude_original"]:
             raise UsageError(f"k_sample {self.config['k_sample']} is larger than the number of items, {real}")
+
+    def loss_weight(self, interaction):
+        if self.config["ce_positions"] == "last":
+            return len(interaction)
+        return int(interaction[self.ITEM_SEQ_LEN].sum())
+
+    def training_state(self):
+        return {"neighbours": self.neighbours, "neighbours_age": self.neighbours_age}
+
+    def load_training_state(self, state):
+        self.neighbours, self.neighbours_age = state["neighbours"], state["neighbours_age"]
 
     # Recommendation (Eq. 1-2)
 

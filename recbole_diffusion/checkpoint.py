@@ -1,0 +1,174 @@
+"""Checkpoint files: plain tensors and JSON values, written whole or not at all, read without executing anything."""
+
+import hashlib
+import json
+import os
+import random
+import re
+
+import numpy as np
+import torch
+
+from recbole_diffusion.errors import UsageError
+
+CHECKPOINT_FORMAT = 1
+
+# Settings that change no number: places, displays, and how far to train. All others make a run what it is.
+FREE_SETTINGS = frozenset(
+    "allow_unknown_keys checkpoint_dir config_files data_path dataloaders_save_path dataset_save_path device epochs"
+    " expected_counts gpu_id ip local_rank log_wandb nproc offset port rank result_file resume save_dataloaders"
+    " save_dataset show_progress state use_gpu verbose wandb_project".split()
+)
+
+
+def save_atomically(state, path):
+    """Write a checkpoint beside its target and rename it, so that a crash leaves the old file or the new one.
+
+    Args:
+        state (dict): tensors and JSON values.
+        path (str): target.
+
+    Raises:
+        UsageError: when the file cannot be written, for example because the disk is full.
+    """
+    path = os.path.abspath(path)
+    temporary = path + ".tmp"  # the same name again after a crash, so that nothing piles up
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path))
+    except BaseException as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        if isinstance(error, (OSError, RuntimeError)):  # PyTorch turns failed writes into RuntimeErrors
+            raise UsageError(f"checkpoint '{path}' cannot be written: {_one_line(error)}") from error
+        raise
+
+
+def _sync_folder(folder):
+    """Make a rename survive a power cut; Windows cannot open folders and does without."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_checkpoint(path, trust=False):
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path (str): the file.
+        trust (bool): execute what the file says while it is read, which a pickle from elsewhere needs.
+
+    Returns:
+        dict: see :meth:`recbole_diffusion.trainer.SafeCheckpointMixin.checkpoint`; of RecBole's own checkpoints, the
+        part that holds the model.
+
+    Raises:
+        UsageError: when the file is missing, damaged or foreign.
+    """
+    if not os.path.isfile(path):
+        raise UsageError(f"checkpoint '{path}' does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
+    except Exception as error:  # torch raises many types for damaged and foreign files
+        reason = _one_line(error)
+        if "Weights only load failed" in str(error):
+            reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same, running its code)"
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: {reason}") from None
+    if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
+        checkpoint = _from_recbole(checkpoint)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("config"), dict):
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion")
+    if checkpoint.get("format") != CHECKPOINT_FORMAT:
+        raise UsageError(
+            f"'{path}' has checkpoint format {checkpoint.get('format')}, this version of recbole_diffusion reads "
+            f"format {CHECKPOINT_FORMAT}: use the version that wrote it"
+        )
+    return checkpoint
+
+
+def _from_recbole(checkpoint):
+    """RecBole's own checkpoint as one of ours; it does not know its items and cannot be resumed."""
+    settings = plain(checkpoint["config"].final_config_dict)
+    kept = {key: checkpoint.get(key) for key in ("epoch", "state_dict", "other_parameter")}
+    return {"format": CHECKPOINT_FORMAT, "config": settings, "item_tokens": None, **kept}
+
+
+def _one_line(error):
+    """The beginning of what PyTorch or the system says, without colours."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return re.sub("\x1b\\[[0-9;]*m", "", text.splitlines()[0])[:120]
+
+
+def plain(value):
+    """A setting as JSON values: unknown objects become text."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def settings_fingerprint(settings):
+    """Twelve hexadecimal digits that two runs share when nothing that could change a number differs.
+
+    Args:
+        settings (dict): JSON values, all settings of a run.
+    """
+    kept = {key: value for key, value in settings.items() if key not in FREE_SETTINGS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def data_fingerprint(dataset):
+    """Hexadecimal digest of everything that a part of a data set holds: examples, histories and features.
+
+    Args:
+        dataset (recbole.data.dataset.Dataset): after the split.
+    """
+    digest = hashlib.sha256()
+    features = (dataset.inter_feat, dataset.user_feat, dataset.item_feat, getattr(dataset, "flat", None))
+    for columns in features:
+        for name in sorted(columns.columns if hasattr(columns, "columns") else columns or ()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(columns[name]).tobytes())
+    return digest.hexdigest()
+
+
+def random_state(generators):
+    """The state of every random generator of this process.
+
+    Args:
+        generators (list[torch.Generator]): those besides the global ones.
+
+    Returns:
+        dict: tensors and JSON values.
+    """
+    version, numbers, gauss = random.getstate()
+    name, keys, *position = np.random.get_state()
+    return {
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *position],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "generators": [generator.get_state() for generator in generators],
+    }
+
+
+def restore_random_state(state, generators):
+    """Undo everything drawn since :func:`random_state`, as far as this machine has the same devices."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *position = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    for generator, saved in zip(generators, state["generators"]):
+        generator.set_state(saved)

@@ -1,0 +1,110 @@
+"""Several processes that train one model: who is who, and how they agree.
+
+RecBole's own distributed code is not used: it needs NVIDIA GPUs, pads ragged shards with copies and weights them by
+the number of batches. Here every process walks through the same batches and takes its share of each one's rows.
+"""
+
+import atexit
+import os
+
+import torch
+import torch.distributed as dist
+
+from recbole_diffusion.errors import UsageError
+
+
+def rank():
+    """Number of this process among all, 0 for a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first():
+    """Whether this is the one process that writes files and talks; decided by the environment before a group exists."""
+    return int(os.environ.get("RANK", 0) if launched() else 0) == 0
+
+
+def launched():
+    """Whether ``torchrun`` or ``nproc`` started this process together with others."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def join(use_gpu):
+    """Meet the other processes.
+
+    Args:
+        use_gpu (bool): one GPU per process and NCCL where there are GPUs; otherwise the CPU and gloo.
+
+    Returns:
+        torch.device: the device of this process.
+
+    Raises:
+        UsageError: when the machine has fewer GPUs than processes.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    on_gpu = use_gpu and torch.cuda.is_available()
+    if on_gpu:
+        wanted, found = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1)), torch.cuda.device_count()
+        if wanted > found:
+            raise UsageError(f"{wanted} processes on one machine need {wanted} GPUs, it has {found}: add --use_gpu=False")
+        torch.cuda.set_device(local_rank)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+
+
+def first_does(function, *arguments):
+    """Call a function in the first process only; all get its result, or its UsageError."""
+    if world_size() == 1:
+        return function(*arguments)
+    box = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function(*arguments)
+        except UsageError as error:
+            box[1] = error
+    dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def gather(value):
+    """The values of all processes, in their order: a list."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share(weight):
+    """This process's part of a weight that all processes have a part of: 1 for a single process."""
+    if world_size() == 1:
+        return 1
+    return weight / sum(gather(weight))
+
+
+def copy_from_first(model):
+    """Give all processes the weights of the first."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def sum_gradients(parameters):
+    """Add up the gradients of all processes; a parameter that no process used keeps none."""
+    if world_size() == 1:
+        return
+    parameters = list(parameters)
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int, device=parameters[0].device)
+    dist.all_reduce(used)
+    for parameter in (p for p, count in zip(parameters, used.tolist()) if count):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)

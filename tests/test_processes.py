@@ -1,0 +1,160 @@
+"""Two processes are one: the same batches, the same metrics, one writer."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_diffusion import run
+from recbole_diffusion.checkpoint import load_checkpoint
+from recbole_diffusion.cli import main
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import free_port, run_in_group, split_group
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"hidden_size": 8, "inner_size": 16, "epochs": 3, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
+SETTINGS.update(valid_metric="MRR@5", show_progress=False, eval_batch_size=7, metrics=["Hit", "MRR", "ItemCoverage"])
+PLAIN = {"alpha": 0, "beta": 0, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 20}
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")  # the last batch is a single row
+
+
+def settings(folder, **more):
+    return {**SETTINGS, "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
+
+
+def run_in_copies(model, given, folder, size=2):
+    """The result of ``run`` in copies of this process, which have imported everything already; (results, exit codes)."""
+    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    arguments = (0, environment, folder, (model, "cycle", None, given, True))
+    group = [fork.Process(target=run_in_group, args=(rank, *arguments)) for rank in range(size)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(300)  # a loaded machine takes its time
+    files = [Path(folder, f"result-{rank}.json") for rank in range(size)]
+    return [json.loads(file.read_text()) for file in files if file.exists()], [process.exitcode for process in group]
+
+
+@pytest.mark.parametrize(
+    "model, more, size",
+    [
+        ("SimDiffRec", PLAIN, 2),
+        ("SimDiffRec", {**PLAIN, "ce_positions": "last", "train_view": "prefix", "enable_amp": True}, 2),
+        ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
+        ("SASRec", {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 64, "epochs": 1}, 2),
+    ],
+)
+def test_several_processes_give_the_metrics_of_one(folder, model, more, size):
+    one = run(model, "cycle", config_dict=settings(folder, **more, checkpoint_dir=f"{folder}/one"))
+    several, codes = run_in_copies(model, settings(folder, **more), folder, size)
+    assert codes == [0] * size
+    for result in several:
+        for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
+            assert result[kind] == pytest.approx(one[kind], abs=1e-4)
+        assert result["best_epoch"] == one["best_epoch"] and result["checkpoint"] == several[0]["checkpoint"]
+    expected, found = (load_checkpoint(result["checkpoint"]) for result in (one, several[0]))
+    losses = [list(state["training"]["train_loss_dict"].values()) for state in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2 if "enable_amp" in more else 1e-4)
+    if "enable_amp" not in more:
+        for name, tensor in expected["state_dict"].items():
+            torch.testing.assert_close(found["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_only_one_process_writes(folder, tmp_path):
+    run_in_copies("SimDiffRec", settings(folder, **PLAIN), folder)
+    assert len(os.listdir(f"{folder}/saved")) == 2
+    assert len(list(Path("log").rglob("*.log"))) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
+
+
+def test_other_noise_in_every_process_but_the_same_weights(folder):
+    results, codes = run_in_copies("SimDiffRec", settings(folder, k_noise=3, k_sample=2), folder)
+    assert codes == [0, 0] and results[0]["test_result"] == results[1]["test_result"]
+    random = load_checkpoint(results[0]["checkpoint"])["training"]["random"]
+    assert len(random) == 2 and not torch.equal(random[0]["torch"], random[1]["torch"])
+    assert torch.equal(random[0]["generators"][0], random[1]["generators"][0])  # the order of the batches is common
+
+
+def test_two_processes_resume_exactly(folder):
+    given = settings(folder, k_noise=3, k_sample=2)
+    undisturbed, _ = run_in_copies("SimDiffRec", {**given, "checkpoint_dir": f"{folder}/undisturbed"}, folder)
+    run_in_copies("SimDiffRec", {**given, "epochs": 1}, folder)
+    resumed, codes = run_in_copies("SimDiffRec", {**given, "resume": True}, folder)
+    assert codes == [0, 0] and resumed[0]["epochs"] == 3
+    assert resumed[0]["test_result"] == undisturbed[0]["test_result"]
+    weights = [load_checkpoint(result["checkpoint"])["state_dict"] for result in (resumed[0], undisturbed[0])]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_more_processes_than_users_are_refused(tmp_path):
+    folder = write_sequences([[1, 2, 3, 4, 5]] * 2, tmp_path, "cycle")
+    given = settings(folder, **PLAIN, topk=[1], valid_metric="MRR@1")
+    _, codes = run_in_copies("SimDiffRec", given, folder, size=3)
+    assert codes == [2, 2, 2]
+    assert "valid part has too few users for 3 processes" in Path(folder, "refusal-0.txt").read_text()
+
+
+def test_torchrun_prints_one_table(folder):
+    words = [f"--{key}={value}" for key, value in settings(folder, **PLAIN, epochs=1).items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+         str(ROOT / "run_recbole_diffusion.py"), "--model=SimDiffRec", "--dataset=cycle", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint: ") == 1 and done.stdout.count("epoch 0 evaluating") == 1
+
+
+def test_nproc_starts_processes(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, **PLAIN, epochs=1, nproc=2, result_file="r.json"))
+    assert result["settings"]["world_size"] == 2 and json.loads(Path("r.json").read_text()) == result
+
+
+def test_wrong_settings_are_refused_before_anything_starts(folder):
+    with pytest.raises(UsageError, match="tau must lie in"):
+        run("SimDiffRec", "cycle", config_dict=settings(folder, tau=0, nproc=2))
+
+
+@pytest.mark.parametrize(
+    "group, expected",
+    [
+        ({"nproc": "two"}, "nproc must be a whole number, got 'two'"),
+        ({"nproc": 0}, "must fit into world_size"),
+        ({"nproc": 2, "world_size": 4, "group_offset": 3}, "must fit into world_size 4"),
+    ],
+)
+def test_impossible_groups(group, expected):
+    with pytest.raises(UsageError, match=expected):
+        split_group({"tau": 1, **group})
+    assert split_group({"tau": 1, "nproc": 1}) == ({"tau": 1}, {})
+
+
+def test_nproc_under_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun has started the processes already"):
+        split_group({"nproc": 2})
+
+
+def test_other_commands_do_not_run_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["compare", "--models=SimDiffRec", "--datasets=toy"]) == 2
+    assert "compare does not run under torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert main(["compare"]) == 2 and capsys.readouterr().err == ""
+
+
+def test_several_machines_need_an_address(folder):
+    with pytest.raises(UsageError, match="several machines need --ip and --port"):
+        run("SimDiffRec", "cycle", config_dict=settings(folder, nproc=1, world_size=2))

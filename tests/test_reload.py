@@ -1,0 +1,92 @@
+"""Checkpoints of every model load again, with RecBole's functions on top; files from elsewhere are not executed."""
+
+import os
+
+import pytest
+import torch
+from recbole.trainer import Trainer
+from recbole.utils.case_study import full_sort_topk
+
+from recbole_diffusion import load_data_and_model, run
+from recbole_diffusion.checkpoint import load_checkpoint
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
+from recbole_diffusion.trainer import trainer_class
+
+SMALL = {"hidden_size": 8, "inner_size": 16, "epochs": 1}
+CHAIN = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4}
+MODELS = {
+    "SimDiffRec": {"k_noise": 3, "k_sample": 2},
+    "DiffuRec": {**CHAIN, "ensemble_seeds": 2},
+    "DiffuRecSys": CHAIN,
+    "SASRec": {},
+    "NARM": {"allow_unknown_keys": True},
+    "FPMC": {"allow_unknown_keys": True},  # its loss needs negative items
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+
+
+def trained(folder, model, **more):
+    settings = make_config(model, folder, **{**SMALL, **MODELS[model], **more}).external_config_dict
+    return run(model, "cycle", config_dict=settings)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_reloads_and_serves_recboles_own_functions(folder, model):
+    result = trained(folder, model)
+    config, network, data, _, _, test_data = load_data_and_model(result["checkpoint"])
+    found = trainer_class(config)(config, network).evaluate(test_data, load_best_model=False)
+    assert found == pytest.approx(result["test_result"]) and not network.training
+    users = data.token2id("user_id", ["u0", "u1", "u2"])
+    scores, items = full_sort_topk(users, network, test_data, k=3, device=config["device"])
+    assert items.shape == (3, 3) and (items > 0).all() and scores.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_checkpoint_of_the_gpu_gives_the_same_list_on_the_cpu(folder, model):
+    result = trained(folder, model, use_gpu=True)
+    assert result["device"].startswith("cuda")
+    on_gpu = load_data_and_model(result["checkpoint"])
+    state = load_checkpoint(result["checkpoint"])
+    assert all(tensor.device.type == "cpu" for tensor in state["state_dict"].values())
+    state["config"]["use_gpu"] = False
+    torch.save(state, f"{folder}/cpu.pth")
+    on_cpu = load_data_and_model(f"{folder}/cpu.pth")
+    lists = [full_sort_topk([1, 2], loaded[1], loaded[5], 3, loaded[0]["device"])[1].cpu() for loaded in (on_gpu, on_cpu)]
+    assert torch.equal(*lists)
+
+
+def test_recboles_own_checkpoint_needs_trust(folder):
+    config = make_config("SASRec", folder, **SMALL)
+    loaders = build_loaders(config, create_dataset(config))
+    stock = Trainer(config, build_model(config, loaders[0]))
+    stock.fit(*loaders[:2], verbose=False)
+    with pytest.raises(UsageError, match="--trust-checkpoint reads it all the same") as caught:
+        load_data_and_model(stock.saved_model_file)
+    assert "\n" not in str(caught.value)
+    loaded_config, network, *_ = load_data_and_model(stock.saved_model_file, trust_checkpoint=True)
+    assert loaded_config["hidden_size"] == 8
+    weights = network.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in stock.model.state_dict().items())
+
+
+def test_a_trusted_file_that_is_no_checkpoint_is_refused(tmp_path):
+    torch.save({"config": os.getcwd, "format": 1}, tmp_path / "odd.pth")
+    with pytest.raises(UsageError, match="odd.pth' is not a checkpoint"):
+        load_data_and_model(str(tmp_path / "odd.pth"), trust_checkpoint=True)
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(folder):
+    result = trained(folder, "SASRec")
+    state = load_checkpoint(result["checkpoint"])
+    state["state_dict"]["item_embedding.weight"] = torch.zeros(3, 8)
+    torch.save(state, f"{folder}/odd.pth")
+    with pytest.raises(UsageError, match="does not fit SASRec on these data: size mismatch") as caught:
+        load_data_and_model(f"{folder}/odd.pth")
+    assert "\n" not in str(caught.value)
