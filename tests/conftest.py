@@ -5,6 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 
+from recbole_diffusion.registry import recbole_models
+
 torch.set_num_threads(1)  # the tensors of the tests are too small to share
 
 
@@ -32,3 +34,7 @@ TORCHVISION_OPERATORS = name_operators_of_torchvision()  # they live as long as 
 def work_in_tmp(tmp_path, monkeypatch):
     """RecBole writes log/ and log_tensorboard/ where it is started."""
     monkeypatch.chdir(tmp_path)
+
+# RecBole's SINE switches PyTorch's anomaly detection on when it is first imported, which recbole_models undoes; some
+# tests import RecBole's models by themselves.
+recbole_models()
