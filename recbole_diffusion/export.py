@@ -214,7 +214,7 @@ def _require_packages():
         try:
             __import__(name)
         except ImportError:
-            raise UsageError(f"export needs the package {name}: pip install 'recbole-diffusion[export]'") from None
+            raise UsageError(f"export needs the package {name}: pip install onnx onnxruntime onnxscript") from None
 
 
 # ------------------------------------------------------------------------------------------- command line

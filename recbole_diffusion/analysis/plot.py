@@ -81,7 +81,7 @@ def import_matplotlib():
     try:
         import matplotlib
     except ImportError:
-        raise UsageError('plot needs matplotlib: pip install "recbole-diffusion[viz]"') from None
+        raise UsageError("plot needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
              "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True,

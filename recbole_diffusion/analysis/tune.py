@@ -84,7 +84,7 @@ def import_optuna():
     try:
         import optuna
     except ImportError:
-        raise UsageError('tune needs Optuna: pip install "recbole-diffusion[tune]"') from None
+        raise UsageError("tune needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -35,7 +35,7 @@ _BLOCK = 1 << 20
 def _library(name):
     """Import an optional library. Raises UsageError when it is missing or does not fit the installed torch."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise UsageError(f"{name} is not installed, run: pip install 'recbole-diffusion[modality]'")
+        raise UsageError(f"{name} is not installed, run: pip install transformers torchvision pillow")
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError) as error:  # a torchvision built for another torch raises any of them
