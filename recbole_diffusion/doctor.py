@@ -120,7 +120,7 @@ def _conflicts(found, python):
         yield Finding("thop needs distutils, which Python dropped and setuptools brings back", "pip install setuptools")
     if torch and vision:
         matching, (_, _, build) = f"0.{release(torch)[1] + 15}", torch.partition("+")
-        index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+        index = f" with the --index-url that pytorch.org/get-started names for {build}" if build else ""
         pip = f'pip install --force-reinstall --no-deps "torchvision=={matching}.*"{index}'
         if release(vision)[:2] != release(matching):
             yield Finding(f"torchvision {vision} was built for another PyTorch than {torch}", pip)

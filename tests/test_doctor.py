@@ -38,7 +38,7 @@ def test_versions_that_fit():
         ({"colorlog": None, "thop": None}, (3, 11), "RecBole needs colorlog, thop", "pip install colorlog==4.7.2 thop"),
         ({"setuptools": None}, (3, 12), "thop needs distutils", "pip install setuptools"),
         ({"torchvision": "0.20.1"}, (3, 11), "torchvision 0.20.1 a CUDA build", "torchvision==0.20.*"),
-        ({"torch": "2.5.1+cu124", "torchvision": "0.20.1+cpu"}, (3, 11), "is a CUDA build", "whl/cu124"),
+        ({"torch": "2.5.1+cu124", "torchvision": "0.20.1+cpu"}, (3, 11), "is a CUDA build", "names for cu124"),
         ({"torchvision": "0.19.0+cpu"}, (3, 11), "built for another PyTorch", "torchvision==0.20.*"),
     ],
 )

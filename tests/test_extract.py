@@ -429,7 +429,7 @@ def test_refusals_of_image_weights(shop, text_model, tmp_path, capsys, monkeypat
 def test_missing_and_broken_libraries(shop, capsys, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(extract.importlib.util, "find_spec", lambda name: None)
-    assert "transformers is not installed, run: pip install 'recbole-diffusion[modality]'" in refused(capsys)
+    assert "transformers is not installed, run: pip install transformers torchvision pillow" in refused(capsys)
     monkeypatch.undo()
 
     def broken(name):
@@ -440,7 +440,7 @@ def test_missing_and_broken_libraries(shop, capsys, monkeypatch):
     monkeypatch.setattr(extract.importlib, "import_module", broken)
     text = refused(capsys)
     assert "torchvision cannot be imported (operator torchvision::nms does not exist)" in text
-    assert "https://download.pytorch.org/whl/cpu" in text and "uninstall torchvision" in text
+    assert "pytorch.org/get-started" in text and "uninstall torchvision" in text
 
 
 def test_cache_that_cannot_be_used(shop, text_model, capsys, monkeypatch):

@@ -42,8 +42,8 @@ def _library(name):
         advice = "install it again"
         if name == "torchvision":
             advice = (
-                f"install the build that fits torch {torch.__version__}, for a CPU-only torch with pip install "
-                f"torchvision --index-url https://download.pytorch.org/whl/cpu; for texts alone uninstall torchvision"
+                f"install the build that fits torch {torch.__version__} as pytorch.org/get-started says; "
+                f"for texts alone uninstall torchvision"
             )
         raise UsageError(f"{name} cannot be imported ({' '.join(str(error).split())[:120]}): {advice}") from None
 
