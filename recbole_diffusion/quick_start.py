@@ -25,6 +25,7 @@ import recbole
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_logger, init_seed
+from recbole.utils.logger import RemoveColorFilter
 
 import recbole_diffusion
 from recbole_diffusion import processes
@@ -440,6 +441,9 @@ def start_logging(config):
             handler.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, str(config), (), None))
         else:
             handler.setStream(sys.stdout)
+            if not sys.stdout.isatty():  # colours are for terminals, not for files and pipes
+                handler.addFilter(RemoveColorFilter())
+                handler.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", "%d %b %H:%M"))
 
 
 def versions():

@@ -36,6 +36,7 @@ def test_the_command_prints_a_table_and_a_checkpoint(folder, capsys, tmp_path):
     output = capsys.readouterr().out
     result = json.loads(Path("r/result.json").read_text())
     assert "history not masked    history masked" in output
+    assert "INFO  epoch 0 training" in output and "\x1b" not in output  # colours are for terminals
     assert f"hit@5{'':5}{result['test_result_unmasked']['hit@5']:>20.4f}" in output
     assert output.rstrip().endswith(f"checkpoint: {result['checkpoint']}") and os.path.isfile(result["checkpoint"])
 
