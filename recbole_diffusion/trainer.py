@@ -66,6 +66,16 @@ class OneTargetCollector(Collector):
             if self.ranks is not None:
                 self.ranks.append(ranks_of_hits(hits))
 
+    def get_data_struct(self):
+        """All that was collected; RecBole's fails on metrics that need counts of the data, such as ItemCoverage."""
+        struct = DataStruct()
+        for name, value in list(self.data_struct._data_dict.items()):
+            if name in PER_ROW:
+                value = torch.cat(processes.gather(value.cpu()))
+                del self.data_struct[name]
+            struct.set(name, value)
+        return struct
+
 
 def ranks_of_hits(hits):
     """Ranks of targets in their lists.
@@ -77,16 +87,6 @@ def ranks_of_hits(hits):
         torch.ShortTensor: [B] from 1, or 0 where the target is not in the list. On the CPU.
     """
     return torch.where(hits.any(1), hits.argmax(1) + 1, 0).to(torch.int16).cpu()
-
-    def get_data_struct(self):
-        """All that was collected; RecBole's fails on metrics that need counts of the data, such as ItemCoverage."""
-        struct = DataStruct()
-        for name, value in list(self.data_struct._data_dict.items()):
-            if name in PER_ROW:
-                value = torch.cat(processes.gather(value.cpu()))
-                del self.data_struct[name]
-            struct.set(name, value)
-        return struct
 
 
 class SilentWriter:

@@ -17,7 +17,7 @@ from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.registry import MODELS
 from recbole_diffusion.schema import read_schema
 from recbole_diffusion.testing import make_config, write_sequences
-from recbole_diffusion.trainer import trainer_class
+from recbole_diffusion.trainer import SilentWriter, trainer_class
 
 SIZES = {  # small values of the settings that are numbers
     "hidden_size": [4, 8], "inner_size": [4, 8], "n_heads": [1, 2], "n_layers": [1, 2], "denoiser_layers": [1, 2],
@@ -25,6 +25,7 @@ SIZES = {  # small values of the settings that are numbers
     "reverse_steps": [1, 3], "k_noise": [1, 2], "k_sample": [2, 3], "n_negatives": [1, 4], "noise_refresh": [1, 3],
     "aug_ratio": [0.1, 0.5, 1.0], "alpha": [0.0, 0.3], "beta": [0.0, 0.3], "mse_weight": [0.0, 1.0], "tau": [0.05, 1.0],
     "hidden_dropout_prob": [0.0, 0.5], "attn_dropout_prob": [0.0, 0.5], "embedding_dropout_prob": [0.0, 0.5],
+    "k_neighbors": [1], "corruption_steps": [0, 1, 2], "alignment_items": [0, 2], "graph_dropout": [0.0, 0.3],
     "lambda_std": [0.0, 0.1], "ddim_eta": [0.0, 1.0], "offset_strength": [0.0, 0.1],
 }  # fmt: skip
 
@@ -54,12 +55,15 @@ def choices(draw, model):
 
 def fitting(chosen):
     """The same without combinations that the models refuse, so that few examples are lost."""
-    if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen:
+    if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or "corruption_steps" in chosen:
         chosen["train_view"] = "prefix"
     if chosen.get("official_compat"):
         chosen.update(confidence_t="train", reverse_steps=1)
     if "sampling_steps" in chosen:
         chosen["sampling_steps"] = min(chosen["sampling_steps"], chosen["diffusion_steps"])
+    if "corruption_steps" in chosen:
+        chosen["corruption_steps"] = min(chosen["corruption_steps"], chosen["diffusion_steps"])
+        chosen["retrieval"] = chosen["retrieval"] or chosen["neighbors"] == "observable"
     return chosen
 
 
@@ -130,5 +134,5 @@ def run_examples(model, number):
 @pytest.mark.parametrize("number", [8, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
 def test_any_data_and_settings(model, number, monkeypatch):
-    monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", lambda logger: None)
+    monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", SilentWriter)
     run_examples(model, number)
