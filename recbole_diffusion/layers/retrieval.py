@@ -5,7 +5,7 @@ from torch import nn
 
 from recbole_diffusion.layers.transformer import Dropout
 
-CELLS_IN_FLIGHT = 2**22  # hidden units of the concatenation scorer that are held at a time
+CELLS_IN_FLIGHT = 2**20  # hidden units of the concatenation scorer that are held at a time: few enough for the cache
 
 
 class TwoTowerScorer(nn.Module):
@@ -54,11 +54,18 @@ class ConcatenationScorer(nn.Module):
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return self.session(bank)
 
+    @torch.no_grad()
     def scores(self, queries, index):
-        """Similarity of every pair. queries: [B, d]; index: of S sessions -> [B, S]."""
-        projected = self.query(queries)
-        chunk = max(1, CELLS_IN_FLIGHT // projected.numel())
-        return torch.cat([self._score(projected.unsqueeze(1), part) for part in index.split(chunk)], 1)
+        """Similarity of every pair, without gradient. queries: [B, d]; index: of S sessions -> [B, S]."""
+        projected = self.query(queries).unsqueeze(1)
+        rows = max(1, CELLS_IN_FLIGHT // projected.numel())
+        scores = projected.new_empty(len(queries), len(index))
+        hidden = projected.new_empty(len(queries), rows, projected.shape[-1])
+        for start in range(0, len(index), rows):
+            part = index[start : start + rows]
+            added = torch.add(projected, part, out=hidden[:, : len(part)])
+            scores[:, start : start + rows] = added.relu_() @ self.output.weight[0]
+        return scores + self.output.bias
 
     def pairs(self, queries, sessions):
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
