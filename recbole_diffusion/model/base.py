@@ -5,6 +5,17 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
+from recbole_diffusion.diffusion.schedules import named_betas
+from recbole_diffusion.errors import UsageError
+
+
+def configured_betas(config):
+    """Variances of the schedule that the settings name: [T] float64. Raises UsageError when they make none."""
+    try:
+        return named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
+    except ValueError as error:
+        raise UsageError(f"schedule {config['schedule']} with {config['diffusion_steps']} steps: {error}") from None
+
 
 class DiffusionSequentialRecommender(SequentialRecommender):
     """A sequential recommender that scores items by inner product with an encoded history.

@@ -23,7 +23,6 @@ from torch import nn
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
-from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import info_nce
@@ -32,7 +31,7 @@ from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_gra
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import ConcatenationScorer, TwoTowerScorer
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
-from recbole_diffusion.model.base import DiffusionSequentialRecommender
+from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
 
 
 BANK_ROWS = 8192  # sessions that are encoded at a time
@@ -98,10 +97,7 @@ class DiffSBR(DiffusionSequentialRecommender):
             raise UsageError("neighbors: observable are retrieved ones: leave retrieval at True")
         if config["train_view"] == "sequence" and not config["benchmark_filename"]:
             raise UsageError("DiffSBR learns from the end of a session only: leave train_view at prefix")
-        try:
-            named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
-        except ValueError as error:
-            raise UsageError(f"schedule {config['schedule']} with {config['diffusion_steps']} steps: {error}") from None
+        configured_betas(config)
 
     # What is built
 
@@ -150,7 +146,7 @@ class DiffSBR(DiffusionSequentialRecommender):
 
     def _init_diffusion(self):
         config = self.config
-        betas = named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
+        betas = configured_betas(config)
         self.process = GaussianProcess(betas)
         corrupted = betas[: config["corruption_steps"] or None]
         self.chain = reverse_chain(corrupted, len(corrupted), variance="none")

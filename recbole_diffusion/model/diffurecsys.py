@@ -18,14 +18,13 @@ from torch import nn
 
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys, mix
-from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.approximator import Approximator, CrossAttention, LinearCrossAttention
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
-from recbole_diffusion.model.base import DiffusionSequentialRecommender
+from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
 
 START, LAMBDA, REVERSE = range(3)  # kinds of noise drawn for a history at evaluation
 
@@ -42,7 +41,7 @@ class DiffuRec(DiffusionSequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         hidden = config["hidden_size"]
-        betas = _betas(config)
+        betas = configured_betas(config)
         self.process = GaussianProcess(betas)
         self.chain = reverse_chain(
             betas, config["sampling_steps"], config["sampler"], config["reverse_variance"], config["ddim_eta"]
@@ -77,7 +76,7 @@ class DiffuRec(DiffusionSequentialRecommender):
             raise UsageError(f"hidden_size {config['hidden_size']} must be even, for sines and cosines of the time step")
         if config["train_view"] == "sequence" and not config["benchmark_filename"]:
             raise UsageError(f"{config['model']} learns from the end of a history only: leave train_view at prefix")
-        _betas(config)
+        configured_betas(config)
 
     def _approximator_settings(self):
         return {}
@@ -231,11 +230,3 @@ class DiffuRecSys(DiffuRec):
             return noise
         shape = {"const": None, "per_example": noise[:, :1], "per_dim": noise}[offset]
         return noise + self.config["offset_strength"] * (1 if shape is None else torch.randn_like(shape))
-
-
-def _betas(config):
-    """The variances. Raises UsageError when the settings make no schedule."""
-    try:
-        return named_betas(config["schedule"], config["diffusion_steps"], config["beta_start"], config["beta_end"])
-    except ValueError as error:
-        raise UsageError(f"schedule {config['schedule']} with {config['diffusion_steps']} steps: {error}") from None
