@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from recbole_diffusion import __version__
+from recbole_diffusion.checkpoint import add_trust_argument
 from recbole_diffusion.doctor import release
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
@@ -225,13 +226,14 @@ def add_arguments(parser):
     parser.add_argument("checkpoint", help="file written by a training")
     parser.add_argument("--format", default="onnx", help="onnx (default)")
     parser.add_argument("--output", required=True, help="file to write")
+    add_trust_argument(parser)
 
 
 def main(args):
     """Run ``recbole-diffusion export``; returns 0."""
     if args.format not in FORMATS:
         raise UsageError(f"format must be {', '.join(FORMATS)}, got '{args.format}'")
-    recommender = Recommender.load(args.checkpoint, device="cpu")
+    recommender = Recommender.load(args.checkpoint, "cpu", args.trust_checkpoint)
     export_onnx(recommender, args.output)
     print(
         f"{recommender.config['model']} -> {args.output}: item_seq [batch, {recommender.max_length}], "

@@ -142,7 +142,7 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
     """
     config = DiffusionConfig(model, dataset, config_file_list, config_dict)
     start_logging(config)
-    init_seed(config["seed"], config["reproducibility"])
+    start_torch(config)
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
     loaders = build_loaders(config, data, parts)
     check_against_data(config, data)
@@ -241,6 +241,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def start_torch(config):
+    """Seed the random generators and choose how torch multiplies float32 matrices."""
+    init_seed(config["seed"], config["reproducibility"])
+    torch.set_float32_matmul_precision(config["float32_matmul_precision"])
+
+
 def fit(trainer, loaders, saved, callback=None):
     """RecBole's ``fit``; Ctrl-C says how to go on."""
     try:
@@ -281,7 +287,7 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     checkpoint = load_checkpoint(model_file, trust_checkpoint)
     saved = checkpoint["config"]
     config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
-    init_seed(config["seed"], config["reproducibility"])
+    start_torch(config)
     start_logging(config)
     data = create_dataset(config)
     loaders = build_loaders(config, data)

@@ -10,10 +10,11 @@ import torch
 from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
+from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
-from recbole_diffusion.quick_start import load_checkpoint, reusable_settings
+from recbole_diffusion.quick_start import reusable_settings
 from recbole_diffusion.registry import TRIMMABLE
 
 FORMATS = (".csv", ".jsonl")
@@ -58,15 +59,24 @@ class Catalogue:
 
     user_num = 1
 
-    def __init__(self, config, item_num):
+    def __init__(self, config, checkpoint):
         self._user_field, self._item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
-        self._model = config["model"]
-        self.item_num = item_num
+        self._model, self._checkpoint = config["model"], checkpoint
+        self.item_num = len(checkpoint["item_tokens"])
         self.field2seqlen = {self._item_field + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"]}
 
     def num(self, field):
         """Number of values of the user or the item field."""
         return {self._user_field: self.user_num, self._item_field: self.item_num}[field]
+
+    def sessions(self):
+        """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
+        kept = self._checkpoint.get("other_parameter") or {}
+        return kept["training_sessions"] if "training_sessions" in kept else self.__getattr__("training_sessions")
+
+    def item_features(self, *_):
+        """Item vectors [V, d] of a trained model, None when it was trained without."""
+        return self._checkpoint["state_dict"].get("feature_embedding.weight")
 
     def __getattr__(self, name):
         raise UsageError(
@@ -96,11 +106,12 @@ class Recommender:
             self._popular = [(item_tokens[number], float(item_counts[number])) for number in by_count]
 
     @classmethod
-    def load(cls, path, device=None, **sampling):
+    def load(cls, path, device=None, trust_checkpoint=False, **sampling):
         """Read a checkpoint; the data set is not needed.
 
         Args:
             path (str): checkpoint written by :func:`recbole_diffusion.run`.
+            trust_checkpoint (bool): read a pickle from elsewhere and execute any code in it.
             device (str, optional): ``cpu``, ``cuda``, ``cuda:1``, ...; by default as in training where there is one.
             sampling: ``sampling_steps`` of a diffusion model that samples, for example 1.
 
@@ -108,7 +119,7 @@ class Recommender:
             UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
                 for a setting that the model does not have.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
         if device is not None:
             config["device"] = _device(device)
@@ -220,7 +231,7 @@ def _restored_config(checkpoint, path, sampling):
 
 
 def _restored_network(config, checkpoint, path):
-    network = config.model_class(config, Catalogue(config, len(checkpoint["item_tokens"])))
+    network = config.model_class(config, Catalogue(config, checkpoint))
     try:
         network.load_state_dict(checkpoint["state_dict"])
         network.load_other_parameter(checkpoint.get("other_parameter"))
@@ -394,12 +405,13 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", "--batch_size", type=int, default=256, help="histories at once (default: 256)")
     parser.add_argument("--sampling-steps", "--sampling_steps", type=int, help="reverse steps, for models that sample")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
+    add_trust_argument(parser)
 
 
 def main(args):
     """Run ``recbole-diffusion recommend``; returns 0."""
     sampling = {} if args.sampling_steps is None else {"sampling_steps": args.sampling_steps}
-    recommender = Recommender.load(args.checkpoint, args.device, **sampling)
+    recommender = Recommender.load(args.checkpoint, args.device, args.trust_checkpoint, **sampling)
     counts = recommend_file(
         recommender, args.input, args.output, args.k, args.exclude_seen, args.unknown, args.batch_size
     )

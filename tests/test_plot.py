@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_diffusion.analysis import probe
 from recbole_diffusion.analysis.plot import short_labels
 from recbole_diffusion.cli import plot_command
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.quick_start import run, write_json
+from recbole_diffusion.quick_start import load_data_and_model, run, write_json
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 pytest.importorskip("matplotlib")
@@ -152,11 +153,36 @@ def test_embeddings_are_drawn_for_the_same_points(runs, what):
     assert Path("runs/plots/tsne.csv").read_bytes() == first
 
 
+def test_neighbours_of_a_session_are_drawn_by_kind(tmp_path):
+    data = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    settings = {"data_path": data, "checkpoint_dir": str(tmp_path / "saved"), "epochs": 1, "topk": [5], "k_neighbors": 2,
+                "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False, "hidden_size": 8}  # fmt: skip
+    files = {kind: run("DiffSBR", "cycle", config_dict={**settings, **more})["checkpoint"]
+             for kind, more in (("latent", {}), ("observable", {"neighbors": "observable"}))}  # fmt: skip
+    assert plot_command(["tsne", "--what=neighbors", "--points=50", f"full={files['latent']}"]) == 0
+    groups = [row["group"] for row in drawn("tsne")]
+    counts = {name: groups.count(name) for name in set(groups)}
+    assert counts == {"session": 10, "observable neighbour": 20, "latent neighbour": 20}
+    with pytest.raises(UsageError, match="has only one kind of neighbours"):
+        plot_command(["tsne", "--what=neighbors", f"a={files['observable']}"])
+
+
+def test_neighbours_come_from_training_sessions(tmp_path):
+    loaded = load_data_and_model(run("DiffSBR", "cycle", config_dict={
+        "data_path": write_sequences(cycle_sequences(), tmp_path, "cycle"), "checkpoint_dir": str(tmp_path / "saved"),
+        "epochs": 1, "topk": [5], "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False, "hidden_size": 8,
+    })["checkpoint"])  # fmt: skip
+    model, batch = loaded[1], loaded[5]._dataset[[0, 1]]
+    session, observable, latent = model.neighbors(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+    distance = torch.cdist(observable, model._session_bank().vectors)
+    assert session.shape == (2, 8) and latent.shape == (2, 3, 8) and distance.min(-1).values.max() < 1e-3
+
+
 def test_a_silhouette_by_hand():
     # Two points each at 0 and 90 degrees: within a group the distance is 0, between them sqrt 2, so the score is 1.
     vectors = probe.unit(np.array([[1.0, 0], [2, 0], [0, 1], [0, 3], [1, 1]]))
     cloud = probe.make_cloud(vectors, list("abcde"), ["x", "x", "y", "y", ""])
-    assert cloud.silhouette == pytest.approx(1.0)
+    assert cloud.note == "silhouette 1.00"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +199,8 @@ def test_a_silhouette_by_hand():
         (["groups", "a={checkpoint}", "--groups=1"], "--groups must be a whole number from 2"),
         (["groups", "a={checkpoint}", "--metric=HR@50"], "unknown metric 'hit@50'"),
         (["groups", "a={result}"], "not a checkpoint"),
-        (["tsne", "a={checkpoint}", "--what=users"], "--what must be sequences or items"),
+        (["tsne", "a={checkpoint}", "--what=users"], "--what must be sequences, items, neighbors, got"),
+        (["tsne", "a={checkpoint}", "--what=neighbors"], "SASRec has no neighbours to draw"),
         (["tsne", "a={checkpoint}", "--points=3"], "--points must be a whole number from 10"),
     ],
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion import load_data_and_model, run
-from recbole_diffusion.cli import main
+from recbole_diffusion.cli import dispatch, main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.recommend import Recommender, read_histories, recommend_file
@@ -26,6 +27,8 @@ MODELS = {
     "GRU4Rec": {"loss_type": "CE", "embedding_size": 8},
     "CORE": {"embedding_size": 8, "inner_size": 16},
     "SINE": {"embedding_size": 8, "prototype_size": 5, "interest_size": 2},
+    "DiffSBR": {"diffusion_steps": 4, "corruption_steps": 4, "graph_dropout": 0.0},
+    "SKNN": {"epochs": 1},
 }
 
 
@@ -38,6 +41,8 @@ def checkpoint(tmp_path_factory):
         if model not in made:
             folder = tmp_path_factory.mktemp(model)
             write_sequences(cycle_sequences(min_length=5), folder, "cycle")
+            if model == "DiffSBR":
+                write_features(folder, width=SMALL["hidden_size"])
             where = {"data_path": str(folder), "checkpoint_dir": f"{folder}/saved"}
             made[model] = run(model, "cycle", config_dict={**SMALL, **MODELS.get(model, {}), **where})["checkpoint"]
             shutil.move(folder / "cycle", folder / "moved")
@@ -68,6 +73,28 @@ def test_scores_are_those_of_the_loaded_model(checkpoint, model, tmp_path):
     found = Recommender.load(path).recommend(histories, k=4, batch_size=7)
     assert [[token for token, _ in row] for row in found] == data.id2token("item_id", items).tolist()
     assert torch.tensor([[score for _, score in row] for row in found]).numpy() == pytest.approx(best.numpy(), abs=1e-5)
+
+
+def test_sessions_without_features_and_from_leaking_graphs(tmp_path):
+    where = {"data_path": write_sequences(cycle_sequences(), tmp_path, "cycle"), "checkpoint_dir": str(tmp_path / "saved")}
+    settings = {**SMALL, **MODELS["DiffSBR"], **where}
+    plain = Recommender.load(run("DiffSBR", "cycle", config_dict=settings)["checkpoint"])
+    assert plain.network.fusion == "none" and len(plain.recommend([["i1", "i2"]], k=3)[0]) == 3
+    leaking = run("DiffSBR", "cycle", config_dict={**settings, "graph_source": "all"})["checkpoint"]
+    with pytest.raises(UsageError, match="DiffSBR needs 'evaluation_parts' of its data set"):
+        Recommender.load(leaking)
+
+
+def test_a_pickle_is_read_only_when_trusted(checkpoint, tmp_path):
+    state = torch.load(checkpoint("SASRec"), weights_only=True)
+    torch.save({**state, "note": Path("a")}, tmp_path / "pickle.pth")  # an object that weights_only refuses
+    (tmp_path / "in.jsonl").write_text('["i1", "i2"]\n')
+    words = ["recommend", f"{tmp_path}/pickle.pth", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl"]
+    with pytest.raises(UsageError, match="--trust-checkpoint reads it all the same"):
+        dispatch([*words, "--k=3"])
+    assert not (tmp_path / "out.jsonl").exists()
+    assert dispatch([*words, "--k=3", "--trust-checkpoint"]) == 0
+    assert len(json.loads((tmp_path / "out.jsonl").read_text())["items"]) == 3
 
 
 def test_a_trained_model_continues_histories_of_new_users(recommender):

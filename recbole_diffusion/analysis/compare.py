@@ -64,7 +64,6 @@ class Cell:
 def add_arguments(parser):
     """Add the words of ``compare`` to an ``argparse`` parser; all others are settings for every cell."""
     parser.allow_abbrev = False  # --seed is a setting and no short form of --seeds
-    parser.error = _raise_usage_error
     parser.description = "Train rows x data sets x seeds, keep every cell and write tables. Other --KEY=VALUE words are"
     parser.description += " settings of all cells. A second call runs only what is missing."
     parser.add_argument("--models", default="", help="model names, separated by commas")
@@ -81,10 +80,6 @@ def add_arguments(parser):
     parser.add_argument(
         "--any-code", action="store_true", help="accept kept cells of other versions of the code, newest first"
     )
-
-
-def _raise_usage_error(message):
-    raise UsageError(f"compare: {message}")
 
 
 def main(args, settings):

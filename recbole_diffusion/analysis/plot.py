@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from recbole_diffusion.analysis.tables import finished, metric_title, write_text
+from recbole_diffusion.checkpoint import add_trust_argument
 from recbole_diffusion.errors import UsageError, did_you_mean
 
 # Okabe and Ito (2008): told apart by colour-blind readers and, with the markers, in grey.
@@ -16,7 +17,6 @@ MOST_LINES = len(COLORS)
 
 def add_arguments(parser):
     """Add the kinds of pictures and their words to an ``argparse`` parser."""
-    parser.error = _raise_usage_error
     kinds = parser.add_subparsers(dest="kind", metavar="curves | sweep | groups | tsne", required=True)
     words = {
         "curves": "losses and validation by epoch, from result files",
@@ -26,7 +26,6 @@ def add_arguments(parser):
     }
     for kind, text in words.items():
         sub = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
-        sub.error = _raise_usage_error
         sub.add_argument("--out", default="runs/plots", help="folder for PNG, SVG and CSV (default runs/plots)")
         sub.add_argument("--name", help="name of the files (default that of the kind)")
         if kind == "sweep":
@@ -43,18 +42,15 @@ def add_arguments(parser):
             sub.add_argument("--metric", help="validation metric (default the one that chose the epoch)")
         else:
             sub.add_argument("--data_path", help="where the data sets are now, if they moved")
+            add_trust_argument(sub)
         if kind == "groups":
             sub.add_argument("--metric", default="HR@10", help="default HR@10")
             sub.add_argument("--groups", default="5", help="groups of histories of about equal number (default 5)")
         if kind == "tsne":
-            sub.add_argument("--what", default="sequences", help="sequences or items (default sequences)")
+            sub.add_argument("--what", default="sequences", help="sequences, items or, for DiffSBR, neighbors (default sequences)")
             sub.add_argument("--points", default="1000", help="most points per checkpoint (default 1000)")
             sub.add_argument("--users", default="8", help="users whose items are coloured, for items (default 8)")
             sub.add_argument("--seed", default="2020", help="of the choice of points and of t-SNE (default 2020)")
-
-
-def _raise_usage_error(message):
-    raise UsageError(f"plot: {message}")
 
 
 def main(args):
@@ -296,7 +292,10 @@ def draw_groups(args):
     from recbole_diffusion.analysis import probe
 
     count = read_number(args.groups, "groups", least=2)
-    found = {label: probe.rank_test_part(path, args.data_path) for label, path in labelled_files(args.files).items()}
+    found = {
+        label: probe.rank_test_part(path, args.data_path, args.trust_checkpoint)
+        for label, path in labelled_files(args.files).items()
+    }
     metric = recbole_metric(args.metric)
     figure, (left, right) = new_figure(2)
     rows = []
@@ -329,9 +328,11 @@ def draw_groups(args):
 def draw_tsne(args):
     """Embeddings of every checkpoint in a panel of its own, the same users or items in all of them."""
     from recbole_diffusion.analysis import probe
+    from recbole_diffusion.quick_start import load_data_and_model
 
-    if args.what not in ("sequences", "items"):
-        raise UsageError(f"--what must be sequences or items, got '{args.what}'")
+    clouds = {"sequences": probe.sequence_cloud, "items": probe.item_cloud, "neighbors": probe.neighbor_cloud}
+    if args.what not in clouds:
+        raise UsageError(f"--what must be {', '.join(clouds)}, got '{args.what}'")
     points = read_number(args.points, "points", least=10)
     users, seed = read_number(args.users, "users"), read_number(args.seed, "seed", least=0)
     files = labelled_files(args.files)
@@ -340,12 +341,11 @@ def draw_tsne(args):
     figure, axes = new_figure(len(files), width=4.2, height=4.4)
     rows = []
     for place, (label, path) in zip(axes, files.items()):
-        cloud = (probe.sequence_cloud if args.what == "sequences" else probe.item_cloud)(
-            path, args.data_path, points, users, seed
-        )
+        loaded = load_data_and_model(str(path), args.data_path, args.trust_checkpoint)
+        cloud = clouds[args.what](loaded, points, users, seed)
         flat = probe.flatten(cloud.vectors, seed)
         draw_cloud(place, flat, cloud)
-        place.set(title=f"{label} (silhouette {cloud.silhouette:.2f})", xticks=[], yticks=[],
+        place.set(title=f"{label} ({cloud.note})", xticks=[], yticks=[],
                   xlabel="t-SNE 1", ylabel="t-SNE 2")  # fmt: skip
         place.grid(visible=False)
         rows += [{"run": label, "point": name, "group": group, "x": float(x), "y": float(y)}

@@ -44,21 +44,21 @@ class Cloud:
         vectors (np.ndarray): [n, d] of unit length.
         names (list[str]): tokens of users or items.
         groups (list[str]): what colours a point, or nothing.
-        silhouette (float): how well the groups are apart in the space itself, from -1 to 1.
+        note (str): what the space itself says, for the title.
     """
 
     vectors: np.ndarray
     names: list
     groups: list
-    silhouette: float
+    note: str
 
 
-def rank_test_part(path, data_path=None):
+def rank_test_part(path, data_path=None, trust_checkpoint=False):
     """Rank the test part under a checkpoint.
 
     Args:
         path (Path): checkpoint.
-        data_path (str, optional): where the data sets are now.
+        data_path, trust_checkpoint: see ``load_data_and_model``.
 
     Returns:
         RankedUsers: of all test examples.
@@ -66,7 +66,7 @@ def rank_test_part(path, data_path=None):
     Raises:
         UsageError: see ``load_data_and_model``, and when the data or metrics give no ranks.
     """
-    config, model, data, train, _, test = load_data_and_model(str(path), data_path)
+    config, model, data, train, _, test = load_data_and_model(str(path), data_path, trust_checkpoint)
     ranks = evaluate_both_protocols(config, trainer_class(config)(config, model), test, load_best_model=False)[1][False]
     part = test._dataset
     if ranks is None or TARGET not in part.inter_feat:
@@ -141,15 +141,21 @@ def metric_by_group(part, groups, metric):
     return found
 
 
-def sequence_cloud(path, data_path, points, users, seed):
-    """Vectors of test users, coloured by cluster (k-means). ``users`` is for :func:`item_cloud`.
+def sequence_cloud(loaded, points, users, seed):
+    """Vectors of test users, coloured by cluster (k-means).
+
+    Args:
+        loaded (tuple): what ``load_data_and_model`` returned.
+        points (int): most points.
+        users (int): is for :func:`item_cloud`.
+        seed (int): of the choice of points.
 
     Raises:
         UsageError: for a model without a vector per history.
     """
     from sklearn.cluster import KMeans
 
-    config, model, data, *_, test = load_data_and_model(str(path), data_path)
+    config, model, data, *_, test = loaded
     part = test._dataset
     chosen = choose(len(part), points, seed)
     batch = part[chosen].to(config["device"])
@@ -165,13 +171,17 @@ def sequence_cloud(path, data_path, points, users, seed):
     return make_cloud(vectors, names, [f"cluster {label + 1}" for label in labels])
 
 
-def item_cloud(path, data_path, points, users, seed):
+def item_cloud(loaded, points, users, seed):
     """Vectors of items: those in the histories of some test users, coloured by user, and others in grey.
+
+    Args:
+        loaded, points, seed: see :func:`sequence_cloud`.
+        users (int): users whose items are coloured.
 
     Raises:
         UsageError: for a model without an item table.
     """
-    config, model, data, *_, test = load_data_and_model(str(path), data_path)
+    config, model, data, *_, test = loaded
     table = getattr(getattr(model, "item_embedding", None), "weight", None)
     if table is None:
         raise UsageError(f"{config['model']} has no item_embedding to draw: use --what=sequences")
@@ -188,6 +198,33 @@ def item_cloud(path, data_path, points, users, seed):
     return make_cloud(vectors, names, [owner.get(item, "") for item in items])
 
 
+def neighbor_cloud(loaded, points, users, seed):
+    """Sessions of the test part with their observable and latent neighbours (Figure 5 of DiffSBR).
+
+    Args:
+        loaded, points, users, seed: see :func:`sequence_cloud`.
+
+    Raises:
+        UsageError: for a model without both kinds of neighbours.
+    """
+    config, model, data, *_, test = loaded
+    if not hasattr(model, "neighbors"):
+        raise UsageError(f"{config['model']} has no neighbours to draw: name a checkpoint of DiffSBR")
+    part, k = test._dataset, config["k_neighbors"]
+    batch = part[choose(len(part), max(1, points // (1 + 2 * k)), seed)].to(config["device"])
+    with torch.no_grad():
+        found = model.neighbors(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+    session, *neighbors = (unit(vectors.cpu().numpy()) for vectors in found)
+    names = [str(data.field2id_token[data.uid_field][i]) for i in batch[data.uid_field].cpu()]
+    kinds = ("observable neighbour", "latent neighbour")
+    cosines = [float((session[:, None] * vectors).sum(-1).mean()) for vectors in neighbors]
+    vectors = np.concatenate([session, *(rows.reshape(-1, session.shape[1]) for rows in neighbors)])
+    groups = ["session"] * len(names) + [kind for kind in kinds for _ in range(k * len(names))]
+    names = names + [name for _ in kinds for name in names for _ in range(k)]
+    note = f"cosine to the session: observable {cosines[0]:.2f}, latent {cosines[1]:.2f}"
+    return Cloud(vectors, names, groups, note)
+
+
 def choose(n, wanted, seed):
     """At most ``wanted`` of n rows, sorted."""
     return np.sort(np.random.default_rng(seed).permutation(n)[:wanted])
@@ -195,17 +232,17 @@ def choose(n, wanted, seed):
 
 def unit(vectors):
     """Rows of length one, whose distances are those of cosines."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def make_cloud(vectors, names, groups):
-    """A cloud with the silhouette of its coloured points."""
+    """A cloud with the silhouette of its coloured points: how well the groups are apart, from -1 to 1."""
     from sklearn.metrics import silhouette_score
 
     coloured = np.array([group != "" for group in groups])
     labels = np.array(groups)[coloured]
     score = silhouette_score(vectors[coloured], labels) if 1 < len(set(labels)) < len(labels) else float("nan")
-    return Cloud(vectors, names, groups, float(score))
+    return Cloud(vectors, names, groups, f"silhouette {score:.2f}")
 
 
 def flatten(vectors, seed):

@@ -22,7 +22,6 @@ RANGE_KEYS = {"low", "high", "log", "step"}
 def add_arguments(parser):
     """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
     parser.allow_abbrev = False
-    parser.error = _raise_usage_error
     parser.description = "Search settings on the validation part; the test part is never ranked. Other"
     parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
     parser.add_argument("--model", default="", help="name of the model")
@@ -35,10 +34,6 @@ def add_arguments(parser):
     parser.add_argument("--pruner", default="median", help="median, halving or none (default median)")
     parser.add_argument("--search-seed", default="2020", help="seed of the search (default 2020)")
     parser.add_argument("--out", default="runs/tune", help="folder for the study and its best settings")
-
-
-def _raise_usage_error(message):
-    raise UsageError(f"tune: {message}")
 
 
 def main(args, settings):

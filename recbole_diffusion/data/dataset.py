@@ -5,6 +5,7 @@ integers, and the padded rows exist only for the batch that is asked for.
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_diffusion.data.check import find_first_bad_number
+from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import property_names
 
@@ -346,6 +348,25 @@ class SequenceDataset(SequentialDataset):
         items = self.flat[self.iid_field][cells]
         items[first + length - 1] = examples[self.iid_field]
         return items, length, examples[self.uid_field]
+
+    def item_features(self, choice, missing, width):
+        """Vectors of the items from a feature file, see :func:`recbole_diffusion.data.features.load_item_features`.
+
+        Args:
+            choice (str): the file, or ``auto`` for ``<dataset>.features.npz`` beside the atomic files, if there is one.
+            missing (str): ``error``, ``mean`` or ``zero`` for items that the file lacks.
+            width (int): d.
+
+        Returns:
+            torch.FloatTensor | None: [V, d], or None when ``auto`` finds no file.
+
+        Raises:
+            UsageError: when the file cannot be used.
+        """
+        path = features_file(Path(self.config["data_path"]).parent, self.dataset_name) if choice == "auto" else choice
+        if choice == "auto" and not path.is_file():
+            return None
+        return load_item_features(path, self.field2id_token[self.iid_field], missing, width)[0]
 
     def _grouped_index(self, group_by_list):
         """Rows of each group, in order (RecBole's loop over a dict takes seconds on a million rows)."""

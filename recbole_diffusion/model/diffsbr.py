@@ -13,14 +13,12 @@ with the items. Equation numbers are the paper's, whose formulas are not in its 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
@@ -56,13 +54,15 @@ class DiffSBR(DiffusionSequentialRecommender):
         UsageError: when the bank has too few sessions or the item features cannot be used.
     """
 
+    other_parameter_name = ["training_sessions"]  # checkpoints keep them, so that a Recommender needs no data
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
         hidden = config["hidden_size"]
-        sessions = dataset.sessions()
+        self.training_sessions = dataset.sessions()
         self.leaks = config["graph_source"] == "all"
-        self._init_graph(dataset, sessions)
+        self._init_graph(dataset)
         features = self._find_features(dataset)
         self.fusion = config["fusion"] if features is not None else "none"
         self.looks_at_sessions = self.fusion == "late" or self.fusion != "none" and config["neighbors"] == "latent"
@@ -72,7 +72,7 @@ class DiffSBR(DiffusionSequentialRecommender):
         self.session = SessionAttention(hidden, config["session_gate"])
         self.generates, self.retrieves = config["neighbors"] == "latent", config["retrieval"]
         if self.retrieves:
-            self._keep_sessions(*sessions)
+            self._keep_sessions(*self.training_sessions)
             two_tower = config["scorer"] == "two_tower"
             self.scorer = TwoTowerScorer(hidden, config["retriever_dropout"]) if two_tower else ConcatenationScorer(hidden)
         if self.generates:
@@ -101,9 +101,9 @@ class DiffSBR(DiffusionSequentialRecommender):
 
     # What is built
 
-    def _init_graph(self, dataset, sessions):
+    def _init_graph(self, dataset):
         """Item graph (section 4.1.2), of training sessions unless ``graph_source: all``."""
-        items, lengths = sessions[0].numpy(), sessions[1].numpy()
+        items, lengths, _ = (column.numpy() for column in self.training_sessions)
         if self.leaks:
             self.logger.warning("graph_source: all LEAKS the test targets into the item graph; results are marked")
             others = [part.sessions() for part in dataset.evaluation_parts]
@@ -121,13 +121,10 @@ class DiffSBR(DiffusionSequentialRecommender):
         config, choice = self.config, self.config["item_features"]
         if config["fusion"] == "none" or choice == "none":
             return None
-        default = features_file(Path(config["data_path"]).parent, config["dataset"])
-        if choice == "auto" and not default.is_file():
-            self.logger.info(f"no item features at '{default}': DiffSBR runs without a modality (w/o SAD)")
-            return None
-        path = default if choice == "auto" else choice
-        tokens = dataset.field2id_token[dataset.iid_field]
-        return load_item_features(path, tokens, config["missing_features"], config["hidden_size"])[0]
+        features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
+        if features is None:
+            self.logger.info("no item features: DiffSBR runs without a modality (w/o SAD)")
+        return features
 
     def _keep_sessions(self, items, lengths, users):
         if self.config["k_neighbors"] >= len(lengths):
@@ -348,6 +345,27 @@ class DiffSBR(DiffusionSequentialRecommender):
         if self.fusion == "attention":
             latent = self._attend(latent, self._restore(self.self_denoiser, start, look))
         return self._combine(session, look, latent)
+
+    def neighbors(self, item_seq, item_seq_len):
+        """Sessions and the two kinds of neighbours, for pictures (section 5.4).
+
+        Args:
+            item_seq (torch.LongTensor): [B, L] padded on the right.
+            item_seq_len (torch.LongTensor): [B].
+
+        Returns:
+            tuple: sessions [B, d], retrieved (observable) neighbours [B, k, d] and generated (latent) ones [B, k, d].
+
+        Raises:
+            UsageError: when the model retrieves or generates none.
+        """
+        if not (self.retrieves and self.generates):
+            raise UsageError("this DiffSBR has only one kind of neighbours: train it with retrieval and neighbors: latent")
+        session, look = self._represent(item_seq, item_seq_len, self._item_tables())
+        observable, condition = self._retrieve(session)[0], self._guidance(session, look)[0]
+        session = self._fuse_early(session, look)
+        start = self._corrupt(session, item_seq, item_seq_len)
+        return session, observable, self._restore(self.denoiser, start.unsqueeze(1), condition)
 
     def _corrupt(self, clean, item_seq, item_seq_len):
         """The sessions after T' steps of noise, which belongs to the session and not to the batch. [B, d]."""

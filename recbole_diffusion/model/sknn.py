@@ -25,10 +25,12 @@ class SKNN(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    other_parameter_name = ["training_sessions"]  # checkpoints keep them, so that a Recommender needs no data
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        items, lengths, _ = dataset.sessions()
+        self.training_sessions = dataset.sessions()
+        items, lengths, _ = self.training_sessions
         sessions = session_item_matrix(items.numpy(), lengths.numpy(), self.n_items)
         sessions.data[:] = 1
         self.n_neighbors = min(config["n_neighbors"], sessions.shape[0])
