@@ -31,7 +31,7 @@ def retrieval(args, sessions=100_000, queries=256, hidden=100, k=3):
     with torch.no_grad():
         for scorer in (TwoTowerScorer(hidden, 0.0).eval(), ConcatenationScorer(hidden)):
             index = scorer.index(bank)
-            found[type(scorer).__name__] = time_steps(lambda _: scorer.scores(batch, index).topk(k), range(args.steps), 1)
+            found[type(scorer).__name__] = time_steps(lambda _: scorer.nearest(batch, index, k), range(args.steps), 1)
         few = batch[:4]  # the joined vectors of more queries would not fit into memory
         first = torch.cat([scorer.query.weight, scorer.session.weight], 1)
 
@@ -39,7 +39,9 @@ def retrieval(args, sessions=100_000, queries=256, hidden=100, k=3):
             joined = torch.cat([few[:, None].expand(-1, sessions, -1), bank.expand(len(few), -1, -1)], -1)
             return scorer.output((joined @ first.t() + scorer.query.bias).relu())
 
-        found["split, 4 queries"] = time_steps(lambda _: scorer.scores(few, index), range(args.steps), 1)
+        found["split, 4 queries"] = time_steps(
+            lambda _: scorer.scores(scorer.project(few), index), range(args.steps), 1
+        )
         found["joined, 4 queries"] = time_steps(unsplit, range(3), 1)
     return found
 

@@ -105,15 +105,28 @@ def test_split_scorer_equals_the_concatenated_one():
     joined = torch.cat([queries[:, None].expand(-1, 300, -1), bank.expand(4, -1, -1)], -1)
     first = torch.cat([scorer.query.weight, scorer.session.weight], 1)
     wanted = scorer.output((joined @ first.t() + scorer.query.bias).relu()).squeeze(-1)
-    found = scorer.scores(queries, scorer.index(bank))
+    found = scorer.scores(scorer.project(queries), scorer.index(bank))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scorer.pairs(queries, bank[:12].view(4, 3, 10)), wanted[:, :12].view(4, 4, 3)[range(4), range(4)])
 
 
 def test_two_towers_score_pairs_as_they_score_the_bank():
     scorer, queries, bank = TwoTowerScorer(10, 0.0), torch.randn(4, 10), torch.randn(9, 10)
-    found = scorer.scores(queries, scorer.index(bank))
+    found = scorer.scores(scorer.project(queries), scorer.index(bank))
     torch.testing.assert_close(scorer.pairs(queries, bank.expand(4, -1, -1)), found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: TwoTowerScorer(16, 0.0), lambda: ConcatenationScorer(16)], ids=["towers", "joined"])
+def test_a_bank_searched_in_parts_gives_the_nearest_of_all_but_the_excluded(make, monkeypatch):
+    monkeypatch.setattr("recbole_diffusion.layers.retrieval.SESSIONS_AT_A_TIME", 7)
+    torch.manual_seed(0)
+    scorer, queries, bank = make(), torch.randn(5, 16), torch.randn(20, 16)  # parts of 7, 7 and 6
+    index, own = scorer.index(bank), torch.tensor([0, 6, 7, 13, 19])
+    scores = scorer.scores(scorer.project(queries), index)
+    assert torch.equal(scorer.nearest(queries, index, 4), scores.topk(4).indices)
+    assert torch.equal(scorer.nearest(queries, index, 8), scores.topk(8).indices)  # more than a part holds
+    scores[range(5), own] = -torch.inf
+    assert torch.equal(scorer.nearest(queries, index, 4, own), scores.topk(4).indices)
 
 
 def test_split_denoiser_equals_the_concatenated_one():

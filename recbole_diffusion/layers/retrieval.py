@@ -6,9 +6,39 @@ from torch import nn
 from recbole_diffusion.layers.transformer import Dropout
 
 CELLS_IN_FLIGHT = 2**20  # hidden units of the concatenation scorer that are held at a time: few enough for the cache
+SESSIONS_AT_A_TIME = 4096  # of a bank, whose similarities to a batch of queries stay in the cache as well
 
 
-class TwoTowerScorer(nn.Module):
+class SessionScorer(nn.Module):
+    """Base of the similarities: searches a bank for the sessions nearest to some queries."""
+
+    @torch.no_grad()
+    def nearest(self, queries, index, k, excluded=None):
+        """The most similar sessions, without a matrix of all pairs.
+
+        Args:
+            queries (torch.Tensor): [B, d].
+            index (torch.Tensor): what :meth:`index` made of S sessions.
+            k (int): neighbours, fewer than S.
+            excluded (torch.LongTensor, optional): [B] the session that each query may not get.
+
+        Returns:
+            torch.LongTensor: [B, k] numbers of sessions, the nearest first.
+        """
+        projected, values, numbers = self.project(queries), [], []
+        for start in range(0, len(index), SESSIONS_AT_A_TIME):
+            scores = self.scores(projected, index[start : start + SESSIONS_AT_A_TIME])
+            if excluded is not None:
+                inside = ((excluded >= start) & (excluded < start + scores.shape[1])).nonzero().squeeze(1)
+                scores[inside, excluded[inside] - start] = float("-inf")
+            best = scores.topk(min(k, scores.shape[1]))
+            values.append(best.values)
+            numbers.append(best.indices + start)
+        chosen = torch.cat(values, 1).topk(k).indices
+        return torch.cat(numbers, 1).gather(1, chosen)
+
+
+class TwoTowerScorer(SessionScorer):
     """sim(s, s') = g(s) . g(s') with one tower g for both (released code).
 
     Args:
@@ -26,16 +56,20 @@ class TwoTowerScorer(nn.Module):
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return self.tower(bank)
 
-    def scores(self, queries, index):
-        """Similarity of every pair. queries: [B, d]; index: of S sessions -> [B, S]."""
-        return self.tower(queries) @ index.t()
+    def project(self, queries):
+        """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
+        return self.tower(queries)
+
+    def scores(self, projected, index):
+        """Similarity of every pair. projected: [B, d]; index: of S sessions -> [B, S]."""
+        return projected @ index.t()
 
     def pairs(self, queries, sessions):
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
         return (self.tower(sessions) @ self.tower(queries).unsqueeze(-1)).squeeze(-1)
 
 
-class ConcatenationScorer(nn.Module):
+class ConcatenationScorer(SessionScorer):
     """sim(s, s') = MLP([s ; s']) (Eq. 6), whose first layer is split: W [s ; s'] = W_a s + W_b s'.
 
     So a bank is projected once, and a pair costs one ReLU and one product of width d.
@@ -54,16 +88,19 @@ class ConcatenationScorer(nn.Module):
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return self.session(bank)
 
+    def project(self, queries):
+        """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
+        return self.query(queries)
+
     @torch.no_grad()
-    def scores(self, queries, index):
-        """Similarity of every pair, without gradient. queries: [B, d]; index: of S sessions -> [B, S]."""
-        projected = self.query(queries).unsqueeze(1)
+    def scores(self, projected, index):
+        """Similarity of every pair, without gradient. projected: [B, d]; index: of S sessions -> [B, S]."""
         rows = max(1, CELLS_IN_FLIGHT // projected.numel())
-        scores = projected.new_empty(len(queries), len(index))
-        hidden = projected.new_empty(len(queries), rows, projected.shape[-1])
+        scores = projected.new_empty(len(projected), len(index))
+        hidden = projected.new_empty(len(projected), rows, projected.shape[-1])
         for start in range(0, len(index), rows):
             part = index[start : start + rows]
-            added = torch.add(projected, part, out=hidden[:, : len(part)])
+            added = torch.add(projected.unsqueeze(1), part, out=hidden[:, : len(part)])
             scores[:, start : start + rows] = added.relu_() @ self.output.weight[0]
         return scores + self.output.bias
 

@@ -239,11 +239,8 @@ class DiffSBR(DiffusionSequentialRecommender):
             tuple: neighbours [B, k, d], which carry no gradient, and their similarities [B, k] (Eq. 6), which do.
         """
         bank = self._session_bank()
-        with torch.no_grad():
-            scores = self.scorer.scores(session, bank.index)
-            if user is not None:
-                scores.scatter_(1, self.bank_row[user, None], float("-inf"))
-            neighbours = bank.vectors[scores.topk(self.config["k_neighbors"]).indices]
+        own = None if user is None else self.bank_row[user]
+        neighbours = bank.vectors[self.scorer.nearest(session, bank.index, self.config["k_neighbors"], own)]
         return neighbours, self.scorer.pairs(session, neighbours)
 
     def _guidance(self, session, look, user=None):
