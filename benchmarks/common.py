@@ -55,12 +55,17 @@ def prepare(model, dataset, args, **settings):
 
 
 def in_fresh_process(function, *arguments):
-    """Call a function in a process of its own, so that peak memory is its own; returns its (JSON) result."""
+    """Call a function in a process of its own, so that peak memory is its own; returns its (JSON) result.
+
+    Raises:
+        EOFError: when the process dies, after it printed why.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, arguments))
     process.start()
-    result = json.loads(receiver.recv()) if receiver.poll(3600) else {}
+    sender.close()  # or a process that dies would never be noticed
+    result = json.loads(receiver.recv())
     process.join()
     return result
 

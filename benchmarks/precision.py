@@ -11,6 +11,7 @@ from common import parse, prepare
 VARIANTS = {
     "float32": {},
     "enable_amp, bf16": {"enable_amp": True},
+    "float32_matmul_precision: medium": {"float32_matmul_precision": "medium"},
     "clip_grad_norm": {"clip_grad_norm": {"max_norm": 5.0}},
     "compile": {"compile": True},
 }
@@ -24,6 +25,8 @@ def random_histories(n_users, n_items):
 
 def seconds_per_step(model, folder, args):
     """Variant -> seconds of each step after the first two of every variant, and seconds of its first step."""
+    import torch
+
     from recbole_diffusion.trainer import DiffusionTrainer
 
     args.data_path, common = folder, {"train_batch_size": 256, "checkpoint_dir": folder, "show_progress": False}
@@ -34,6 +37,7 @@ def seconds_per_step(model, folder, args):
     found = {name: [] for name in VARIANTS}
     for batch in itertools.islice(loaders[0], args.steps):
         for name, trainer in trainers.items():
+            torch.set_float32_matmul_precision(trainer.config["float32_matmul_precision"])
             start = time.perf_counter()
             trainer._train_batch(batch, trainer.model.calculate_loss)
             found[name].append(time.perf_counter() - start)

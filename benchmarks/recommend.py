@@ -1,6 +1,7 @@
 """Recommending from item tokens to item tokens: sequences per second, and the time that one request takes.
 
-The models are not trained, which does not change their speed. Histories have the lengths of beauty (mean 8.9).
+The models are not trained, which does not change their speed. Histories have the lengths of beauty (mean 8.9). SKNN and
+DiffSBR search random sessions; DiffSBR has no features and takes as many reverse steps as in its properties.
 """
 
 import statistics
@@ -8,8 +9,17 @@ import time
 
 from common import in_fresh_process, parse, peak_mb
 
-CASES = [("SASRec", None), ("GRU4Rec", None), ("SimDiffRec", None)]
+CASES = [(model, None) for model in ("SASRec", "GRU4Rec", "SimDiffRec", "SKNN", "DiffSBR")]
 CASES += [(model, steps) for model in ("DiffuRec", "DiffuRecSys") for steps in (1, 32)]
+
+
+def random_sessions(random, n, n_items):
+    """Sessions of 2 to 6 items for the models that retrieve them: items, lengths, users."""
+    import torch
+
+    lengths = random.integers(2, 7, n)
+    items = random.integers(1, n_items + 1, lengths.sum())
+    return torch.from_numpy(items), torch.from_numpy(lengths), torch.arange(1, n + 1)
 
 
 def measure(model, steps, args):
@@ -24,9 +34,11 @@ def measure(model, steps, args):
     settings = {"MAX_ITEM_LIST_LENGTH": 50, "use_gpu": False, **({"sampling_steps": steps} if steps else {})}
     config = DiffusionConfig(model, "synthetic", config_dict=settings)
     tokens = ["[PAD]", *(f"i{n}" for n in range(args.items))]
-    recommender = Recommender(config, config.model_class(config, Catalogue(config, len(tokens))), tokens)
-
     random = np.random.default_rng(0)
+    checkpoint = {"item_tokens": tokens, "state_dict": {}}
+    checkpoint["other_parameter"] = {"training_sessions": random_sessions(random, args.sessions, args.items)}
+    recommender = Recommender(config, config.model_class(config, Catalogue(config, checkpoint)), tokens)
+
     n_rows = args.rows if steps in (None, 1) else args.rows // 10
     lengths = np.minimum(4 + random.geometric(1 / 4.9, n_rows), 50)
     histories = [[tokens[n] for n in random.integers(1, len(tokens), length)] for length in lengths]
@@ -45,7 +57,7 @@ def measure(model, steps, args):
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, items=12101, rows=20000, requests=500)
+    args = parse(__doc__, items=12101, rows=20000, requests=500, sessions=40000)
     print(f"{args.items} items, batches of 256, k 10")
     print(f"{'model':<26}{'sequences/s':>12}{'one request, median':>22}{'99th percentile':>18}{'peak memory':>14}")
     for model, steps in CASES:

@@ -40,7 +40,7 @@ def recommender(case):
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, N_ITEMS))
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS)}))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
