@@ -214,6 +214,22 @@ def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, t
     assert "SimDiffRec, Table 2" in html and "0.0477" in html
 
 
+def test_a_rows_file_adds_settings_to_the_rows_of_a_paper(runner, tmp_path):  # noqa: F811
+    data = tmp_path / "data"
+    (data / "beauty").mkdir(parents=True)
+    (data / "beauty" / "beauty.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
+    rows = "SimDiffRec: {epochs: 7, datasets: {beauty: {beta: 0.2}, toys: {epochs: 9}}}\nOurs: {model: SimDiffRec}\n"
+    Path("rows.yaml").write_text(rows)
+    words = ["--paper=simdiffrec.table2", "--rows=rows.yaml", "--datasets=beauty", "--only=SimDiffRec,Ours", "--seeds=1"]
+    assert compare_command([*words, f"--data_path={data}", "--out=out"]) == 0
+    used = [[s.get(key) for key in ("epochs", "alpha", "beta")] for _, _, s in runner.calls]
+    assert used == [[7, 0.4, 0.2], [None, None, None]]
+    assert "| SimDiffRec | 0.1000 | 0.0572 |" in Path("out/beauty.md").read_text(encoding="utf-8")
+    Path("rows.yaml").write_text("SimDiffRec: 3\n")
+    with pytest.raises(UsageError, match="row 'SimDiffRec' must be a mapping"):
+        compare_command([*words, f"--data_path={data}", "--out=out"])
+
+
 def test_impossible_cells_are_marked(runner, tmp_path):  # noqa: F811
     words = ["--paper=simdiffrec.table2", "--datasets=sports", "--only-tables"]
     assert compare_command([*words, f"--data_path={tmp_path}", "--out=out"]) == 0

@@ -67,7 +67,11 @@ def add_arguments(parser):
     parser.description = "Train rows x data sets x seeds, keep every cell and write tables. Other --KEY=VALUE words are"
     parser.description += " settings of all cells. A second call runs only what is missing."
     parser.add_argument("--models", default="", help="model names, separated by commas")
-    parser.add_argument("--rows", help="yaml file: label -> {model: NAME, key: value, datasets: {name: {key: value}}}")
+    parser.add_argument(
+        "--rows",
+        help="yaml file: label -> {model: NAME, key: value, datasets: {name: {key: value}}}; with --paper also more "
+        "settings for its rows",
+    )
     parser.add_argument("--paper", help="rows, data sets and published figures of a table, such as simdiffrec.table2")
     parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
     parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
@@ -234,13 +238,17 @@ def list_seeds(count, settings):
 def read_rows(args, settings, datasets, preset=None):
     """The rows of the preset, then those of --models, then those of --rows, without those that --only leaves out.
 
+    A row of --rows with the label of a row of the preset adds its settings to that one, such as fewer epochs.
+
     Raises:
         UsageError: no row, a malformed file, two rows of one name, settings for a data set that nobody knows.
     """
-    rows = [read_row(label, content) for label, content in preset.rows.items()] if preset else []
+    own = {str(label): content for label, content in (load_yaml(args.rows) if args.rows else {}).items()}
+    published = preset.rows if preset else {}
+    rows = [read_row(label, extended(content, own.pop(label, None))) for label, content in published.items()]
     models = split_names(args.models, "models") if args.models or not (args.rows or preset) else []
     rows += [Row(name, name, {}, {}) for name in models]
-    rows += [read_row(str(label), content) for label, content in (load_yaml(args.rows) if args.rows else {}).items()]
+    rows += [read_row(label, content) for label, content in own.items()]
     if not rows:
         raise UsageError(f"nothing to compare: '{args.rows}' has no rows")
     labels = [row.label for row in rows]
@@ -253,6 +261,15 @@ def read_rows(args, settings, datasets, preset=None):
         if label not in labels:
             raise UsageError(f"--only names no row '{label}'{did_you_mean(label, labels)}")
     return [row for row in rows if row.label in chosen]
+
+
+def extended(row, more):
+    """The settings of a preset's row with those of a rows file over them; what is malformed is left to be refused."""
+    if not isinstance(more, dict) or not isinstance(more.get("datasets") or {}, dict):
+        return row if more is None else more
+    old, new = row.get("datasets", {}), more.get("datasets") or {}
+    both = {name: {**old.get(name, {}), **(new.get(name) or {})} for name in {**old, **new}}
+    return {**row, **more, "datasets": both}
 
 
 def read_row(label, content):
