@@ -36,6 +36,7 @@ setup(
             "pytest",
             "setuptools>=70",
             "hypothesis",
+            "hyperopt",  # of RecBole's HyperTuning
             "transformers>=4.30",
             "torchvision",
             "pillow",

@@ -1,6 +1,7 @@
 """The search of settings: resumable, on the validation part only, refusing what it cannot use."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -149,3 +150,24 @@ def test_without_optuna_one_line_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match="pip install"):
         call(data)
+
+
+@pytest.mark.parametrize("search", ["bayes", "random"])
+def test_recboles_own_hypertuning_works(tmp_path, search):
+    pytest.importorskip("hyperopt")
+    from recbole.trainer import HyperTuning
+
+    from recbole_diffusion import objective_function
+
+    data = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    Path("space.hyper").write_text("learning_rate choice [0.01,0.000001]\n")
+    settings = {"model": "SimDiffRec", "dataset": "cycle", "data_path": data, "checkpoint_dir": str(tmp_path / "saved"),
+                "epochs": 3, "hidden_size": 8, "k_noise": 3, "topk": [5], "valid_metric": "MRR@5", "use_gpu": False,
+                "show_progress": False, "train_batch_size": 16}  # fmt: skip
+    Path("fixed.yaml").write_text(json.dumps(settings))
+    tuning = HyperTuning(
+        objective_function, params_file="space.hyper", fixed_config_file_list=["fixed.yaml"], algo=search, max_evals=4
+    )
+    tuning.run()
+    scores = {words: result["best_valid_score"] for words, result in tuning.params2result.items()}
+    assert tuning.best_score == max(scores.values()) > 0 and tuning.best_params["learning_rate"] == 0.01
