@@ -16,7 +16,7 @@ CHECKPOINT_FORMAT = 1
 # Settings that change no number: places, displays, and how far to train. All others make a run what it is.
 FREE_SETTINGS = frozenset(
     "allow_unknown_keys checkpoint_dir config_files data_path dataloaders_save_path dataset_save_path device epochs"
-    " expected_counts gpu_id ip local_rank log_wandb nproc offset port rank result_file resume save_dataloaders"
+    " expected_counts gpu_id ip local_rank log_wandb nproc offset port rank ranks_file result_file resume save_dataloaders"
     " save_dataset show_progress state use_gpu verbose wandb_project".split()
 )
 
@@ -81,7 +81,8 @@ def load_checkpoint(path, trust=False):
         reason = _one_line(error)
         if "Weights only load failed" in str(error):
             reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same, running its code)"
-        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: {reason}") from None
+        size = f"{os.path.getsize(path):,} bytes"
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion ({size}): {reason}") from None
     if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
         checkpoint = _from_recbole(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("config"), dict):

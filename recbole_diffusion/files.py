@@ -27,7 +27,7 @@ def written_whole(path, binary=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         # Halves of surrogate pairs, which JSON can name, have no UTF-8.
         text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
         how = {"mode": "wb"} if binary else text
@@ -45,3 +45,35 @@ def written_whole(path, binary=False):
     finally:
         if temporary:
             os.unlink(temporary)
+
+
+def write_whole(path, content):
+    """Write a file whole or not at all, also when several programs write it at once.
+
+    Args:
+        path (str or Path): target; its folder is made.
+        content (bytes): all of it.
+
+    Raises:
+        UsageError: when it cannot be written.
+    """
+    with written_whole(path, binary=True) as file:
+        file.write(content)
+
+
+def make_folder(folder, what):
+    """Make a folder and see that files can be made in it, before hours are spent on what shall be written there.
+
+    Args:
+        folder (str or Path): it may exist.
+        what (str): name of the setting, for the message.
+
+    Raises:
+        UsageError: when that fails.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{what}: nothing can be written to '{folder}': {error.strerror or error}") from None

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import secrets
 import shlex
 import socket
 import sys
@@ -34,6 +33,7 @@ from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.dataset import SequenceDataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.files import make_folder, write_whole
 from recbole_diffusion.trainer import on_device, trainer_class
 
 
@@ -141,6 +141,7 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
         UsageError: for anything the user can repair.
     """
     config = DiffusionConfig(model, dataset, config_file_list, config_dict)
+    check_places(config)
     start_logging(config)
     start_torch(config)
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
@@ -241,6 +242,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def check_places(config):
+    """Raise UsageError when nothing can be written where the settings, or RecBole's log, want files."""
+    make_folder(config["checkpoint_dir"], "checkpoint_dir")
+    make_folder("log", "RecBole's log")
+    for key in ("result_file", "ranks_file"):
+        if config[key]:
+            make_folder(Path(config[key]).parent, key)
+
+
 def start_torch(config):
     """Seed the random generators and choose how torch multiplies float32 matrices."""
     init_seed(config["seed"], config["reproducibility"])
@@ -330,6 +340,10 @@ def create_dataset(config):
     Raises:
         UsageError: see :class:`SequenceDataset`.
     """
+    if int(pandas.__version__.split(".")[0]) >= 3:
+        raise UsageError(
+            f"pandas {pandas.__version__} leaves missing values in RecBole's data without a word: pip install 'pandas<3'"
+        )
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     try:
         # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
@@ -490,20 +504,3 @@ class Clock:
 def write_json(result, path):
     """Write a result file whole or not at all."""
     write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
-
-
-def write_whole(path, content):
-    """Write a file whole or not at all, also when several programs write it at once.
-
-    Args:
-        path (str | Path): target; its folder is made.
-        content (bytes): all of it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

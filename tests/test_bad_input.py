@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from recbole_diffusion import trainer
+from recbole_diffusion import config, quick_start, trainer
 from recbole_diffusion.cli import main
 from recbole_diffusion.quick_start import create_dataset
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
@@ -121,6 +121,10 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--user_inter_num_interval=[99,inf)"], "before, 0 users, 0 items, 0 interactions after"),
         (["--model=SimDiffRec", "--expected_counts={users: 41, items: 12, interactions: 1}"], "expected 41 users"),
         (["--model=SimDiffRec", "--TIME_FIELD=when"], "has no time field 'when'"),
+        (["--model=SimDiffRec", "--load_col={inter: [user_id, item_id]}"], "loaded are user_id, item_id"),
+        (["--model=SimDiffRec", "--checkpoint_dir=/dev/null/x"], "checkpoint_dir: nothing can be written to '/dev/null/x'"),
+        (["--model=SimDiffRec", "--result_file=/dev/null/x.json"], "result_file: nothing can be written to '/dev/null'"),
+        (["--model=SimDiffRec", "--ranks_file=/dev/null/x.npz"], "ranks_file: nothing can be written to '/dev/null'"),
         (["--model=SimDiffRec", "--ITEM_ID_FIELD=item_ids"], "no column 'item_ids', did you mean 'item_id'?"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
@@ -131,6 +135,33 @@ def test_wrong_words(folder, capsys, words, expected):
     rest = [word for word in [*GOOD, *small, f"--data_path={folder}"] if word.split("=")[0] not in given]
     message = refused(capsys, *words, *rest)
     assert expected in message
+
+
+@pytest.mark.parametrize("words", [["compare", "--models=SimDiffRec", "--datasets=cycle"], ["tune", "--model=SimDiffRec",
+                                   "--dataset=cycle"]])  # fmt: skip
+def test_folders_of_results_that_cannot_be_made(folder, capsys, words):
+    message = refused(capsys, *words, "--out=/dev/null/x", *GOOD[1:], *SMALL, f"--data_path={folder}")
+    assert "out: nothing can be written to '/dev/null/x'" in message
+
+
+def test_a_missing_wandb_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    message = refused(capsys, "--model=SimDiffRec", "--log_wandb=True", *GOOD, *SMALL, f"--data_path={folder}")
+    assert "log_wandb needs the package wandb: pip install wandb" in message
+
+
+def test_no_log_can_be_written(folder, capsys):
+    with open("log", "w"):
+        pass
+    assert "RecBole's log: nothing can be written to 'log'" in refused(
+        capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}"
+    )
+
+
+def test_pandas_3_is_refused(folder, capsys, monkeypatch):
+    monkeypatch.setattr(quick_start.pandas, "__version__", "3.0.1")
+    message = refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
+    assert "pandas 3.0.1 leaves missing values in RecBole's data" in message and "pip install 'pandas<3'" in message
 
 
 def test_no_model_no_dataset_no_words(capsys):

@@ -66,17 +66,44 @@ def test_masked_protocol_is_the_unmasked_one_without_seen_items(folder):
     assert sum(targets) / len(targets) == pytest.approx(result["test_result_masked"]["hit@5"], abs=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [(1, 64), (7, 64)])
-def test_evaluation_does_not_depend_on_the_batch_size(folder, sizes):
-    results = []
-    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
-    for size in sizes:
+SAMPLING = {"n_blocks": 1, "n_heads": 2, "diffusion_steps": 4, "sampling_steps": 4, "eval_step": 1, "allow_unknown_keys": True}
+
+
+@pytest.mark.parametrize("model", ["SimDiffRec", "DiffuRec", "DiffuRecSys", "DiffSBR"])
+def test_evaluation_does_not_depend_on_the_batch_size(folder, model):
+    results, own = [], {} if model == "SimDiffRec" else {**SAMPLING, "corruption_steps": 4}
+    result = run(model, "cycle", config_dict=settings(folder, **own))
+    for size in (1, 7, 64):
         config, model, _, *_, test_data = load_data_and_model(result["checkpoint"])
         config["eval_batch_size"] = size
         test_data = build_loaders(config, create_dataset(config))[2]
         trainer = trainer_class(config)(config, model)
         results.append(trainer.evaluate(test_data, load_best_model=False))
-    assert results[0] == results[1] == pytest.approx(result["test_result"])
+    assert results[0] == results[1] == results[2] == pytest.approx(result["test_result"])
+
+
+def test_the_sizes_of_the_parts_are_logged(folder, caplog):
+    with caplog.at_level("INFO"):
+        create_dataset(make_config("SimDiffRec", folder)).build()
+    assert "split: 40 training examples, 40 of validation, 40 of test" in caplog.text
+
+
+def test_weights_and_biases_get_every_part_of_the_loss(folder, tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text(
+        "class Run:\n    summary = {}\n"
+        "run, logged = None, []\n"
+        "def init(**words):\n    global run\n    run = Run()\n    run.words = words\n"
+        "def define_metric(*words, **more): pass\n"
+        "def log(metrics, commit=True): logged.append(metrics)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run("SimDiffRec", "cycle", config_dict=settings(folder, log_wandb=True, wandb_project="mine"))
+    import wandb
+
+    names = {name for metrics in wandb.logged for name in metrics}
+    assert wandb.run.words["project"] == "mine" and "eval/hit@5" in wandb.run.summary
+    assert {"train/recommendation", "train/contrast", "train/diffusion", "valid/mrr@5"} <= names
+    monkeypatch.delitem(sys.modules, "wandb")
 
 
 def test_checkpoint_is_plain_and_gives_the_same_scores_again(folder):

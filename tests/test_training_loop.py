@@ -109,6 +109,13 @@ def test_a_diverging_loss_ends_in_one_line_and_the_last_epoch_is_kept(folder, mo
     assert load_checkpoint(one.last_model_file)["epoch"] == 0
 
 
+def test_a_diverging_loss_of_mixed_precision_names_it(folder, monkeypatch):
+    one, loaders = prepare(folder, enable_amp=True)
+    monkeypatch.setattr(one, "_train_batch", lambda batch, loss_func: (math.nan,))
+    with pytest.raises(UsageError, match="or train without enable_amp"):
+        one.fit(*loaders[:2], verbose=False)
+
+
 def test_compile_takes_the_feed_forward_layers(folder, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options)))

@@ -12,6 +12,7 @@ from recbole_diffusion.analysis.tables import PLACES, Study, format_settings, fo
 from recbole_diffusion.analysis.work import first_line, run_missing
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import make_folder
 from recbole_diffusion.properties import load_yaml, property_names
 from recbole_diffusion.registry import plugin_models, recbole_models
 
@@ -105,6 +106,7 @@ def main(args, settings):
     jobs = read_count(args.jobs, "jobs", "how many runs stand side by side")
     cells, absent = plan_cells(args, settings, preset)
     study = describe_study(args, settings, preset, cells)
+    make_folder(args.out, "out")
     results = [read_kept(cell, store, args.any_code) for cell in cells]
     say_what_is_there(cells, results, args.only_tables)
     if args.only_tables:

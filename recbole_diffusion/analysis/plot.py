@@ -8,6 +8,7 @@ from pathlib import Path
 from recbole_diffusion.analysis.tables import finished, metric_title, write_text
 from recbole_diffusion.checkpoint import add_trust_argument
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import make_folder
 
 # Okabe and Ito (2008): told apart by colour-blind readers and, with the markers, in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -104,7 +105,7 @@ def save(figure, rows, path):
     """
     from matplotlib import pyplot
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "out")
     figure.savefig(path.with_name(path.name + ".png"), dpi=160)
     figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
     pyplot.close(figure)

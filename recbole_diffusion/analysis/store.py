@@ -41,7 +41,7 @@ class Store:
     def _refuse_other_versions(self):
         try:
             found = json.loads((self.folder / INDEX).read_text(encoding="utf-8")).get("format")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             kept = next((path for path in self.runs() if "fingerprint" not in read_json(path)), None)
             found = "none" if kept else FORMAT
         except (ValueError, AttributeError):  # half an index is no index: it is made again

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from recbole_diffusion.analysis.bounds import impossible_metrics
 from recbole_diffusion.analysis.significance import ALPHA, compare_rows
+from recbole_diffusion.files import write_whole
 from recbole_diffusion.properties import parse_scalar
-from recbole_diffusion.quick_start import write_whole
 
 # Settings that name a place or a way of watching; they cannot change a number.
 PLACES = frozenset(

@@ -13,6 +13,7 @@ from recbole_diffusion.analysis.work import first_line
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import make_folder
 from recbole_diffusion.properties import load_yaml, property_file, property_names
 
 MOST_FAILURES = 3  # in a row before the search ends
@@ -151,7 +152,7 @@ def open_study(optuna, args, space, direction):
         raise UsageError(f"--search-seed must be a whole number, got '{args.search_seed}'")
     storage = args.storage
     if not storage:
-        Path(args.out).mkdir(parents=True, exist_ok=True)
+        make_folder(args.out, "out")
         storage = f"sqlite:///{Path(args.out) / 'tune.db'}"
     try:
         return optuna.create_study(

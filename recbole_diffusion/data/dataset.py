@@ -232,7 +232,11 @@ class SequenceDataset(SequentialDataset):
             self._index_lists(lists)
             return
         if self.time_field not in self.inter_feat:
-            raise UsageError(f"sequences need the time field '{self.time_field}': add it to load_col")
+            columns = ", ".join(self.inter_feat.columns)
+            raise UsageError(
+                f"sequences need the time field '{self.time_field}': add it to load_col, or name another TIME_FIELD; "
+                f"loaded are {columns}"
+            )
         # Sorted here in float64: RecBole's tensors are float32, in which seconds since 1970 collide.
         self.inter_feat = self.inter_feat.sort_values(
             [self.uid_field, self.time_field], kind="stable", ignore_index=True
@@ -313,6 +317,8 @@ class SequenceDataset(SequentialDataset):
             datasets[0] = train.copy(train.longest_examples())
         if self.config["graph_source"] == "all":
             datasets[0].evaluation_parts = datasets[1:]
+        sizes = [len(part) for part in datasets]
+        self.logger.info("split: {} training examples, {} of validation, {} of test".format(*sizes))
         return datasets
 
     def longest_examples(self):

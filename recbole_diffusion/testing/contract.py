@@ -14,6 +14,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, run
+from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.testing.data import cycle_sequences, make_config, write_sequences
 
 
@@ -118,6 +119,19 @@ class ModelContract:
         first, second = self.scores(network, [[1, 2]]), self.scores(network, [[1, 2]])
         assert torch.equal(first, second) and torch.equal(state, torch.get_rng_state())
 
+    def test_padding_is_never_recommended(self, prepared, network):
+        config, _, loaders = prepared
+        data = loaders[0]._dataset
+        tokens = [str(token) for token in data.field2id_token[data.iid_field]]
+        ranking = Recommender(config, network, tokens).recommend([[tokens[1], tokens[2]]], k=len(tokens) - 1)[0]
+        assert {token for token, _ in ranking} == set(tokens[1:])
+
+    def test_loss_and_scores_leave_the_mode_as_it_was(self, network, batch):
+        self.total_loss(network.train(), batch)
+        assert all(module.training for module in network.modules())
+        self.scores(network.eval(), [[1, 2]])
+        assert not any(module.training for module in network.modules())
+
     def test_state_dict_round_trip(self, prepared, network):
         config, _, loaders = prepared
         other = build_model(config, loaders[0]).eval()
@@ -142,7 +156,7 @@ class ModelContract:
             on_gpu = network.full_sort_predict(batch.to("cuda")).cpu()
         torch.testing.assert_close(on_cpu, on_gpu, atol=1e-4, rtol=1e-4)
 
-    def test_learns_what_can_be_known_and_never_recommends_padding(self, learning_folder):
+    def test_learns_what_can_be_known(self, learning_folder):
         settings = {**self.settings, **self.learning_settings}
         config = make_config(self.model, learning_folder, **settings).external_config_dict
         result = run(self.model, "cycle", config_dict=config)
