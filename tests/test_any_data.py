@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from recbole.data.interaction import Interaction
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.properties import property_file
@@ -67,15 +68,23 @@ def fitting(chosen):
     return chosen
 
 
+def write_modality(folder, chosen):
+    """Vectors of all items that may occur, or of all but the last where the model can do without."""
+    write_features(folder, n_items=9 if chosen["missing_features"] == "error" else 8, width=chosen["hidden_size"])
+
+
 def examine(model, data, chosen):
     """Train one epoch, evaluate, score: raises AssertionError, or UsageError when the settings do not go together."""
     with tempfile.TemporaryDirectory() as folder:
         write_sequences(data, folder, "cycle")
+        if model == "DiffSBR":
+            write_modality(folder, chosen)
         config = make_config(model, folder, **{"topk": [1], "valid_metric": "MRR@1", **chosen})
         init_seed(config["seed"], True)
         dataset = create_dataset(config)
         loaders = build_loaders(config, dataset)
         network = build_model(config, loaders[0])
+        assert getattr(network, "fusion", None) == chosen.get("fusion")  # no modality is left out for want of features
         Path(config["checkpoint_dir"]).mkdir(exist_ok=True)
         trainer = trainer_class(config)(config, network)
         loss = trainer._train_epoch(loaders[0], 0)

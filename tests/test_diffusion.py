@@ -182,6 +182,16 @@ def test_ddim_without_eta_is_deterministic_and_follows_its_formula():
     assert chain.clean[0] * clean + chain.state[0] * x == pytest.approx(float(wanted), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["trunc_lin", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 32])
+def test_ddim_with_eta_one_is_the_posterior_chain(name, steps):
+    betas = named_betas(name, 32)
+    found, wanted = reverse_chain(betas, steps, "ddim", eta=1.0), reverse_chain(betas, steps, variance="posterior")
+    assert found.timesteps == wanted.timesteps
+    for weights in ("clean", "state", "noise"):
+        assert getattr(found, weights) == pytest.approx(getattr(wanted, weights), rel=0, abs=1e-6), weights
+
+
 @pytest.mark.parametrize("steps", [0, 33])
 def test_impossible_sampling_is_refused(steps):
     with pytest.raises(ValueError, match="sampling_steps"):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_diffusion.cli import main
 from recbole_diffusion.data.features import features_file, load_item_features, save_item_features
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 ITEMS = ["[PAD]", "i2", "i1", "i3"]
 TOKENS = ["i1", "i2", "other", "i3"]
@@ -152,3 +154,25 @@ def test_nothing_wrong_is_written(file):
     with pytest.raises(UsageError, match="NaN or infinite"):
         save_item_features(file, TOKENS, VECTORS * np.nan, {})
     assert not file.exists()
+
+
+CYCLE = [f"i{number}" for number in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    "tokens, vectors, expected",
+    [
+        (CYCLE, np.where(np.eye(12, 8) > 0, np.nan, 1.0), "NaN or infinite values for 8 item(s)"),
+        (CYCLE, np.ones((12, 5)), "has 5 values per item, 8 are expected"),
+        ([f"other{number}" for number in range(12)], np.ones((12, 8)), "describes none of the 12 items of the data set"),
+    ],
+    ids=["NaN", "wrong width", "no matching item"],
+)
+def test_the_command_line_refuses_a_file_in_one_line(tmp_path, capsys, tokens, vectors, expected):
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    np.savez(features_file(folder, "cycle"), tokens=tokens, vectors=vectors)
+    words = ["--model=DiffSBR", "--dataset=cycle", f"--data_path={folder}", "--hidden_size=8", "--use_gpu=False"]
+    assert main([*words, "--topk=[1,5]", "--valid_metric=MRR@5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert expected in error and "cycle.features.npz" in error

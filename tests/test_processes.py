@@ -71,6 +71,20 @@ def test_several_processes_give_the_metrics_of_one(folder, model, more, size):
             torch.testing.assert_close(found["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
 
 
+def test_the_noise_of_an_evaluation_does_not_depend_on_the_number_of_processes(folder):
+    noisy = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "lambda_mean": 1.0, "lambda_std": 1.0}
+    noisy.update(epochs=1, learning_rate=1e-12, train_batch_size=64)  # training has other noise, but changes nothing
+    one = run("DiffuRec", "cycle", config_dict=settings(folder, **noisy, checkpoint_dir=f"{folder}/one"))
+    several, codes = run_in_copies("DiffuRec", settings(folder, **noisy), folder)
+    assert codes == [0, 0]
+    for result in several:
+        for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
+            assert result[kind] == pytest.approx(one[kind], abs=1e-4)
+    expected, found = (load_checkpoint(result["checkpoint"])["state_dict"] for result in (one, several[0]))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor)
+
+
 def test_only_one_process_writes(folder, tmp_path):
     run_in_copies("SimDiffRec", settings(folder, **PLAIN), folder)
     assert len(os.listdir(f"{folder}/saved")) == 2

@@ -6,6 +6,8 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 from recbole.utils.case_study import full_sort_topk
+from test_diffsbr import SPLIT, TRAIN, write_split
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.checkpoint import load_checkpoint
@@ -20,6 +22,8 @@ MODELS = {
     "SimDiffRec": {"k_noise": 3, "k_sample": 2},
     "DiffuRec": {**CHAIN, "ensemble_seeds": 2},
     "DiffuRecSys": CHAIN,
+    "DiffSBR": {"diffusion_steps": 8, "corruption_steps": 8, "allow_unknown_keys": True},
+    "SKNN": {"n_neighbors": 5, "allow_unknown_keys": True},
     "SASRec": {},
     "NARM": {"allow_unknown_keys": True},
     "FPMC": {"allow_unknown_keys": True},  # its loss needs negative items
@@ -28,23 +32,47 @@ MODELS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    write_features(folder, width=SMALL["hidden_size"])
+    return folder
 
 
-def trained(folder, model, **more):
-    settings = make_config(model, folder, **{**SMALL, **MODELS[model], **more}).external_config_dict
-    return run(model, "cycle", config_dict=settings)
+def trained(folder, model, name="cycle", **more):
+    settings = make_config(model, folder, name, **{**SMALL, **MODELS[model], **more}).external_config_dict
+    return run(model, name, config_dict=settings)
+
+
+def reloaded(result):
+    """The model of a run, which has its weights and its metrics: config, model, data set, test loader."""
+    config, network, data, _, _, test_data = load_data_and_model(result["checkpoint"])
+    weights = network.state_dict()
+    saved = load_checkpoint(result["checkpoint"])["state_dict"]
+    assert weights.keys() == saved.keys() and all(torch.equal(weights[name], saved[name]) for name in saved)
+    found = trainer_class(config)(config, network).evaluate(test_data, load_best_model=False)
+    assert found == pytest.approx(result["test_result"]) and not network.training
+    return config, network, data, test_data
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_reloads_and_serves_recboles_own_functions(folder, model):
     result = trained(folder, model)
-    config, network, data, _, _, test_data = load_data_and_model(result["checkpoint"])
-    found = trainer_class(config)(config, network).evaluate(test_data, load_best_model=False)
-    assert found == pytest.approx(result["test_result"]) and not network.training
+    config, network, data, test_data = reloaded(result)
     users = data.token2id("user_id", ["u0", "u1", "u2"])
     scores, items = full_sort_topk(users, network, test_data, k=3, device=config["device"])
     assert items.shape == (3, 3) and (items > 0).all() and scores.isfinite().all()
+
+
+@pytest.mark.parametrize("model", ["DiffSBR", "SKNN", "SASRec"])
+def test_models_on_ready_made_files_reload(tmp_path, model):
+    folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1], [3, 4, 6, 2]])  # the sessions 8 and 9
+    more = {"k_neighbors": 2} if model == "DiffSBR" else {}
+    result = trained(folder, model, "shop", **SPLIT, **more)
+    config, network, data, test_data = reloaded(result)
+    sessions = data.token2id("session_id", ["9", "8"])
+    scores, items = full_sort_topk(sessions, network, test_data, k=3, device=config["device"])
+    own = [full_sort_topk([number], network, test_data, 3, config["device"])[0][0] for number in sessions]
+    torch.testing.assert_close(scores, torch.stack(own))
+    assert items.shape == (2, 3) and (items > 0).all() and scores.isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -156,6 +156,12 @@ IMPOSSIBLE = {
                           ("ml-1m", "BERT4Rec")},
     "simdiffrec.table3": set(),
     "diffurecsys.table3": set(),
+    "diffurecsys.table5": {("beauty", "SASRec"), ("beauty", "MFGAN"), ("beauty", "DuoRec"), ("toys", "BERT4Rec"),
+                           ("toys", "ACVAE"), ("toys", "MFGAN"), ("toys", "DuoRec"), ("ml-1m", "ACVAE")},
+    "diffsbr.table2": {("cellphones", "SKNN"), ("grocery", "DiffSBR"), ("grocery", "DIMO"), ("instacart", "DiQDiff"),
+                       ("instacart", "MGS"), ("sports-session", "DiffuRec"), ("sports-session", "Atten-Mixer"),
+                       ("sports-session", "MSGAT"),
+                       *((d, row) for d in ("sports-session", "grocery") for row in ("NARM", "SR-GNN", "MMSBR"))},
 }  # fmt: skip
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion import checkpoint, load_data_and_model, registry, run, trainer
 from recbole_diffusion.checkpoint import FREE_SETTINGS
 from recbole_diffusion.cli import main
+from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 SHARED = {"hidden_size": 8, "inner_size": 16, "epochs": 4, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
@@ -35,7 +38,9 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    write_features(folder, width=SHARED["hidden_size"])
+    return folder
 
 
 def settings(folder, model="SimDiffRec", **more):
@@ -119,6 +124,11 @@ def test_killed_at_a_known_moment(folder, moment):
     assert kill_in_a_copy(killed) == -signal.SIGKILL
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)
     assert not list(Path(folder, "saved").glob("*.tmp"))
+
+
+def test_diffsbr_is_resumed_with_its_modality(folder):
+    config = DiffusionConfig("DiffSBR", "cycle", config_dict=settings(folder, "DiffSBR"))
+    assert build_model(config, build_loaders(config, create_dataset(config))[0]).fusion == "contrast"
 
 
 def killed_at_random(folder, model, moments, seed):

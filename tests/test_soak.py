@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion import run
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
@@ -16,6 +17,8 @@ MODELS = {
     "SimDiffRec": {"k_noise": 3, "k_sample": 2, "noise_refresh": 2},
     "DiffuRec": CHAIN,
     "DiffuRecSys": CHAIN,
+    "DiffSBR": {"diffusion_steps": 4, "corruption_steps": 4, "train_batch_size": 128, "allow_unknown_keys": True},
+    "SKNN": {"train_batch_size": 128, "allow_unknown_keys": True},
     "SASRec": {"train_batch_size": 128},
 }
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
@@ -23,7 +26,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="r
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_sequences(cycle_sequences(), tmp_path, "cycle")
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    write_features(folder, width=SMALL["hidden_size"])
+    return folder
 
 
 def run_one(folder, number):
@@ -46,7 +51,7 @@ def held():
 def test_a_run_leaves_no_threads_and_no_open_files(folder):
     run_one(folder, 0)
     before = held()
-    for number in range(3):
+    for number in range(len(MODELS)):
         run_one(folder, number)
     assert held() == before
 
