@@ -669,7 +669,7 @@ def add_arguments(parser):
     parser.add_argument("--source", help="raw file (plain or .gz), or the folder of MovieLens or Instacart")
     parser.add_argument("--format", dest="input_format", help=f"one of {', '.join(formats)} (default: recognised)")
     parser.add_argument("--meta", help="metadata of the items: Amazon's JSON lines or movies.dat")
-    parser.add_argument("--out", default="dataset", help="folder of the data sets (default: dataset)")
+    parser.add_argument("--out", "--data_path", dest="out", default="dataset", help="folder of the data sets (default: dataset)")
     parser.add_argument("--min_user", type=int, help="least number of rows of a user (default: the data set's yaml)")
     parser.add_argument("--min_item", type=int, help="least number of rows of an item (default: the data set's yaml)")
     parser.add_argument("--download", action="store_true", help="fetch RecBole's published archive instead")
