@@ -9,7 +9,7 @@ import io
 import tempfile
 import time
 
-from recbole_diffusion.cli import compare_command
+from recbole_diffusion.cli import run_module
 from recbole_diffusion.quick_start import run
 
 
@@ -39,8 +39,8 @@ def main():
         selection = ["--models=SimDiffRec", f"--datasets={args.dataset}", f"--seeds={args.seeds}"]
         words += [*selection, f"--out={folder}/out"]
         run("SimDiffRec", args.dataset, config_dict={**settings, "epochs": 1})  # first calls load and compile
-        bare, compared = timed(by_hand), timed(lambda: compare_command(words))
-        again = timed(lambda: compare_command(words))
+        bare, compared = timed(by_hand), timed(lambda: run_module("compare", words))
+        again = timed(lambda: run_module("compare", words))
     share = f"{compared / bare - 1:+.1%}"
     print(f"{args.seeds} runs by hand {bare:.1f} s, compare {compared:.1f} s ({share}), again {again:.2f} s")
 

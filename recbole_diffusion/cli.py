@@ -1,6 +1,7 @@
 """The command line. Values are read as YAML scalars and never evaluated as code."""
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
@@ -10,6 +11,20 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import parse_scalar, properties_dir, property_file, property_names
 from recbole_diffusion.schema import read_schema
+
+# Command -> module, imported only when it is asked for.
+COMMANDS = {
+    "compare": "analysis.compare",
+    "tune": "analysis.tune",
+    "plot": "analysis.plot",
+    "prepare": "data.prepare",
+    "check-data": "data.check",
+    "features": "data.extract",
+    "recommend": "recommend",
+    "export": "export",
+    "doctor": "doctor",
+}
+TAKE_SETTINGS = ("compare", "tune")
 
 USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VALUE ...]
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
@@ -73,29 +88,32 @@ def speaks():
 
 def dispatch(words):
     """Hand the words to a command; without one they are those of ``run``."""
-    commands = {
-        "run": run_command,
-        "compare": compare_command,
-        "tune": tune_command,
-        "plot": plot_command,
-        "prepare": prepare_command,
-        "check-data": check_command,
-        "features": features_command,
-        "recommend": recommend_command,
-        "export": export_command,
-        "doctor": doctor_command,
-    }
     if "--version" in words:
         print(f"recbole-diffusion {__version__}")
         return 0
-    if words and not words[0].startswith("-"):
-        if words[0] not in commands:
-            hint = did_you_mean(words[0], commands) or f", there are: {', '.join(commands)}"
-            raise UsageError(f"unknown command '{words[0]}'{hint}")
-        if words[0] != "run" and os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
-            raise UsageError(f"{words[0]} does not run under torchrun: start it as it is")
-        return commands[words[0]](words[1:])
-    return run_command(words)
+    name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("run", words)
+    if name not in ("run", *COMMANDS):
+        hint = did_you_mean(name, ["run", *COMMANDS]) or f", there are: {', '.join(['run', *COMMANDS])}"
+        raise UsageError(f"unknown command '{name}'{hint}")
+    if name == "run":
+        return run_command(rest)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
+        raise UsageError(f"{name} does not run under torchrun: start it as it is")
+    return run_module(name, rest)
+
+
+def run_module(name, words):
+    """Run the command of a module, which has ``add_arguments(parser)`` and ``main(arguments)``.
+
+    Those that train take settings as well: words that are no arguments go to ``main`` as a second value.
+    """
+    module = importlib.import_module(f"recbole_diffusion.{COMMANDS[name]}")
+    parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)
+    module.add_arguments(parser)
+    if name in TAKE_SETTINGS:
+        arguments, rest = parser.parse_known_args(words)
+        return module.main(arguments, parse_settings(rest))
+    return module.main(parser.parse_args(words)) or 0
 
 
 def parse_settings(words):
@@ -169,86 +187,11 @@ def print_help(words):
                 print(f"  {setting.key} ({setting.type}): {setting.doc}")
 
 
-def compare_command(words):
-    """Run models on data sets with several seeds and write tables."""
-    from recbole_diffusion.analysis.compare import add_arguments, main as compare_main
-
-    parser = Parser(prog="recbole-diffusion compare")
-    add_arguments(parser)
-    known, rest = parser.parse_known_args(words)
-    return compare_main(known, parse_settings(rest))
-
-
-def tune_command(words):
-    """Search settings on the validation part."""
-    from recbole_diffusion.analysis.tune import add_arguments, main as tune_main
-
-    parser = Parser(prog="recbole-diffusion tune")
-    add_arguments(parser)
-    known, rest = parser.parse_known_args(words)
-    return tune_main(known, parse_settings(rest))
-
-
-def plot_command(words):
-    """Draw curves, sweeps, groups of users and embeddings."""
-    from recbole_diffusion.analysis import plot
-
-    return _run_parser("plot", plot, words)
-
-
-def prepare_command(words):
-    """Build atomic files from public raw files."""
-    from recbole_diffusion.data import prepare
-
-    return _run_parser("prepare", prepare, words)
-
-
-def check_command(words):
-    """Check the atomic files of a data set."""
-    from recbole_diffusion.data import check
-
-    return _run_parser("check-data", check, words)
-
-
-def features_command(words):
-    """Turn texts and images of items into a feature file."""
-    from recbole_diffusion.data import extract
-
-    return _run_parser("features", extract, words)
-
-
-def recommend_command(words):
-    """Recommend for the histories of a file."""
-    from recbole_diffusion import recommend
-
-    return _run_parser("recommend", recommend, words)
-
-
-def export_command(words):
-    """Write a trained model for other programs."""
-    from recbole_diffusion import export
-
-    return _run_parser("export", export, words)
-
-
-def doctor_command(words):
-    """Say what of the installation does not fit."""
-    from recbole_diffusion import doctor
-
-    return _run_parser("doctor", doctor, words)
-
-
 class Parser(argparse.ArgumentParser):
     """argparse that refuses wrong words in one line like everything else."""
 
     def error(self, message):
         raise UsageError(f"{message} ('{self.prog} --help' lists the arguments)")
-
-
-def _run_parser(name, module, words):
-    parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)
-    module.add_arguments(parser)
-    return module.main(parser.parse_args(words)) or 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from recbole_diffusion.analysis.tables import (
     metric_title,
     write_tables,
 )
-from recbole_diffusion.cli import compare_command, parse_settings
+from recbole_diffusion.cli import parse_settings, run_module
 from recbole_diffusion.errors import UsageError
 
 DATA = Path(__file__).parents[1] / "dataset"
@@ -73,7 +73,7 @@ def runner(monkeypatch):
 def call(*words):
     """The command as the terminal gives it, on the toy data unless other data sets are named."""
     datasets = [] if any(word.startswith("--datasets") for word in words) else ["--datasets=toy"]
-    return compare_command([*datasets, f"--data_path={DATA}", "--out=out", *words])
+    return run_module("compare", [*datasets, f"--data_path={DATA}", "--out=out", *words])
 
 
 def write_rows(text):
@@ -240,7 +240,7 @@ def test_interrupt_keeps_what_is_done(runner, monkeypatch):
 def test_only_tables_runs_nothing(runner, capsys):
     call("--models=SimDiffRec", "--seeds=1")
     Path("out/toy.md").unlink()
-    assert compare_command(["--models=SimDiffRec", "--datasets=toy", "--seeds=2", "--out=out", "--only-tables"]) == 0
+    assert run_module("compare", ["--models=SimDiffRec", "--datasets=toy", "--seeds=2", "--out=out", "--only-tables"]) == 0
     assert len(runner.calls) == 1
     assert Path("out/toy.md").is_file()
     assert "missing: SimDiffRec on toy, seed 2021" in capsys.readouterr().out

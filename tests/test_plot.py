@@ -14,7 +14,7 @@ import torch
 
 from recbole_diffusion.analysis import probe
 from recbole_diffusion.analysis.plot import short_labels
-from recbole_diffusion.cli import plot_command
+from recbole_diffusion.cli import run_module
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import load_data_and_model, run, write_json
 from recbole_diffusion.testing import cycle_sequences, write_sequences
@@ -48,7 +48,7 @@ def drawn(name, folder="runs/plots"):
 
 
 def test_learning_curves_are_those_of_the_run(runs):
-    assert plot_command(["curves", f"ours={runs.files['SimDiffRec']}", f"base={runs.files['SASRec']}"]) == 0
+    assert run_module("plot", ["curves", f"ours={runs.files['SimDiffRec']}", f"base={runs.files['SASRec']}"]) == 0
     rows, history = drawn("curves"), runs.results["SimDiffRec"]["history"]
     curves = {row["curve"] for row in rows if row["run"] == "ours"}
     assert curves == {"recommendation", "contrast", "diffusion", "mrr@5"}
@@ -74,7 +74,7 @@ def sweep_folder(key="alpha", values=(0.1, 0.2), **other):
 def test_a_sweep_shows_mean_and_deviation():
     sweep_folder()
     sweep_folder(beta=0.4)
-    assert plot_command(["sweep", "--folder=out", "--key=alpha", "--datasets=toys"]) == 0
+    assert run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--datasets=toys"]) == 0
     rows = drawn("sweep")
     assert {(row["line"], row["alpha"]) for row in rows} == {
         (line, value) for line in ("SimDiffRec", "beta=0.4") for value in ("0.1", "0.2")
@@ -82,13 +82,13 @@ def test_a_sweep_shows_mean_and_deviation():
     first = next(row for row in rows if row["alpha"] == "0.1")
     assert float(first["mean"]) == pytest.approx(0.25) and float(first["std"]) == pytest.approx(0.0707107, abs=1e-6)
     assert first["seeds"] == "2" and {row["dataset"] for row in rows} == {"toys"}
-    assert plot_command(["sweep", "--folder=out", "--key=alpha", "--part=valid", "--name=valid"]) == 0
+    assert run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--part=valid", "--name=valid"]) == 0
     assert {(row["dataset"], float(row["mean"])) for row in drawn("valid")} == {("toys", 0.9), ("beauty", 0.9)}
 
 
 def test_a_sweep_of_words_has_equal_steps():
     sweep_folder("noise", ("gaussian", "similarity"))
-    assert plot_command(["sweep", "--folder=out", "--key=noise"]) == 0
+    assert run_module("plot", ["sweep", "--folder=out", "--key=noise"]) == 0
     assert {row["noise"] for row in drawn("sweep")} == {"gaussian", "similarity"}
 
 
@@ -100,7 +100,7 @@ def test_lines_are_named_by_what_differs():
 
 def test_groups_add_up_to_the_test_result(runs):
     words = ["groups", "--metric=HR@5", "--groups=3", *(f"{model}={file}" for model, file in runs.checkpoints.items())]
-    assert plot_command(words) == 0
+    assert run_module("plot", words) == 0
     rows = drawn("groups")
     for model, result in runs.results.items():
         for split, names in (("length of the history", 3), ("popularity of the target", 2)):
@@ -143,13 +143,13 @@ def test_head_items_come_from_the_training_part(tmp_path):
 def test_embeddings_are_drawn_for_the_same_points(runs, what):
     files = [f"{model}={file}" for model, file in runs.checkpoints.items()]
     words = ["tsne", f"--what={what}", "--points=30", "--users=3", *files]
-    assert plot_command(words) == 0
+    assert run_module("plot", words) == 0
     rows = drawn("tsne")
     points = {model: [row["point"] for row in rows if row["run"] == model] for model in runs.checkpoints}
     assert points["SimDiffRec"] == points["SASRec"] and len(points["SASRec"]) == (30 if what == "sequences" else 12)
     assert len({row["group"] for row in rows}) > 1
     first = Path("runs/plots/tsne.csv").read_bytes()
-    plot_command(words)
+    run_module("plot", words)
     assert Path("runs/plots/tsne.csv").read_bytes() == first
 
 
@@ -159,12 +159,12 @@ def test_neighbours_of_a_session_are_drawn_by_kind(tmp_path):
                 "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False, "hidden_size": 8}  # fmt: skip
     files = {kind: run("DiffSBR", "cycle", config_dict={**settings, **more})["checkpoint"]
              for kind, more in (("latent", {}), ("observable", {"neighbors": "observable"}))}  # fmt: skip
-    assert plot_command(["tsne", "--what=neighbors", "--points=50", f"full={files['latent']}"]) == 0
+    assert run_module("plot", ["tsne", "--what=neighbors", "--points=50", f"full={files['latent']}"]) == 0
     groups = [row["group"] for row in drawn("tsne")]
     counts = {name: groups.count(name) for name in set(groups)}
     assert counts == {"session": 10, "observable neighbour": 20, "latent neighbour": 20}
     with pytest.raises(UsageError, match="has only one kind of neighbours"):
-        plot_command(["tsne", "--what=neighbors", f"a={files['observable']}"])
+        run_module("plot", ["tsne", "--what=neighbors", f"a={files['observable']}"])
 
 
 def test_neighbours_come_from_training_sessions(tmp_path):
@@ -208,20 +208,20 @@ def test_wrong_words(runs, words, message):
     Path("note.json").write_text("{}", encoding="utf-8")
     names = {"result": runs.files["SASRec"], "checkpoint": runs.checkpoints["SASRec"]}
     with pytest.raises(UsageError, match=message) as caught:
-        plot_command([word.format(**names) for word in words])
+        run_module("plot", [word.format(**names) for word in words])
     assert "\n" not in str(caught.value)
 
 
 def test_too_many_files_are_refused(runs):
     files = [shutil.copy(runs.files["SASRec"], f"copy{i}.json") for i in range(8)]
     with pytest.raises(UsageError, match="8 files are more than a reader can tell apart"):
-        plot_command(["curves", *files])
+        run_module("plot", ["curves", *files])
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match="pip install"):
-        plot_command(["sweep", "--key=alpha"])
+        run_module("plot", ["sweep", "--key=alpha"])
 
 
 def test_every_part_of_the_loss_is_logged_by_name(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from recbole_diffusion.analysis.significance import (
     user_values,
 )
 from recbole_diffusion.analysis.tables import Study, improvements
-from recbole_diffusion.cli import compare_command
+from recbole_diffusion.cli import run_module
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.properties import property_names
@@ -208,7 +208,7 @@ def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, t
     (data / "beauty").mkdir(parents=True)
     (data / "beauty" / "beauty.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
     words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRec,DreamRec,SimDiffRec", "--seeds=1"]
-    assert compare_command([*words, f"--data_path={data}", "--out=out"]) == 0
+    assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
     assert [(model, s["train_batch_size"]) for model, _, s in runner.calls if model == "SASRec"] == [("SASRec", 256)]
     assert [(s["alpha"], s["beta"]) for model, _, s in runner.calls if model == "SimDiffRec"] == [(0.4, 0.4)]
     page = Path("out/beauty.md").read_text(encoding="utf-8")
@@ -227,18 +227,18 @@ def test_a_rows_file_adds_settings_to_the_rows_of_a_paper(runner, tmp_path):  # 
     rows = "SimDiffRec: {epochs: 7, datasets: {beauty: {beta: 0.2}, toys: {epochs: 9}}}\nOurs: {model: SimDiffRec}\n"
     Path("rows.yaml").write_text(rows)
     words = ["--paper=simdiffrec.table2", "--rows=rows.yaml", "--datasets=beauty", "--only=SimDiffRec,Ours", "--seeds=1"]
-    assert compare_command([*words, f"--data_path={data}", "--out=out"]) == 0
+    assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
     used = [[s.get(key) for key in ("epochs", "alpha", "beta")] for _, _, s in runner.calls]
     assert used == [[7, 0.4, 0.2], [None, None, None]]
     assert "| SimDiffRec | 0.1000 | 0.0572 |" in Path("out/beauty.md").read_text(encoding="utf-8")
     Path("rows.yaml").write_text("SimDiffRec: 3\n")
     with pytest.raises(UsageError, match="row 'SimDiffRec' must be a mapping"):
-        compare_command([*words, f"--data_path={data}", "--out=out"])
+        run_module("compare", [*words, f"--data_path={data}", "--out=out"])
 
 
 def test_impossible_cells_are_marked(runner, tmp_path):  # noqa: F811
     words = ["--paper=simdiffrec.table2", "--datasets=sports", "--only-tables"]
-    assert compare_command([*words, f"--data_path={tmp_path}", "--out=out"]) == 0
+    assert run_module("compare", [*words, f"--data_path={tmp_path}", "--out=out"]) == 0
     page = Path("out/sports.md").read_text(encoding="utf-8")
     assert "0.0252 ‡" in page and "- SimDiffRec: NDCG@10 must lie between 0.0255 and 0.0272" in page
     assert "| SimDiffRec (not run yet) |" in page and not runner.calls

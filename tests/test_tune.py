@@ -10,7 +10,7 @@ import yaml
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.analysis.tune import ends_of
-from recbole_diffusion.cli import tune_command
+from recbole_diffusion.cli import run_module
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.data.loaders import SequenceEvalDataLoader
 from recbole_diffusion.errors import UsageError
@@ -31,7 +31,7 @@ def call(data, *words, space="tau: [0.1, 0.5]\nalpha: {low: 0.1, high: 1.0, log:
     fixed = ["--model=SimDiffRec", "--dataset=cycle", f"--data_path={data}", "--space=space.yaml", "--trials=3",
              "--epochs=2", "--hidden_size=8", "--k_noise=3", "--topk=[1,5]", "--valid_metric=MRR@5", "--use_gpu=False",
              "--pruner=none"]  # fmt: skip
-    return tune_command([*(word for word in fixed if word.partition("=")[0] not in given), *words])
+    return run_module("tune", [*(word for word in fixed if word.partition("=")[0] not in given), *words])
 
 
 def trials():
@@ -135,7 +135,7 @@ def test_wrong_words_end_before_the_first_trial(data, monkeypatch, words, space,
 
 def test_a_model_without_a_space_is_refused(data):
     with pytest.raises(UsageError, match="no search space for SASRec"):
-        tune_command(["--model=SASRec", "--dataset=cycle", f"--data_path={data}"])
+        run_module("tune", ["--model=SASRec", "--dataset=cycle", f"--data_path={data}"])
 
 
 def test_a_study_of_other_conditions_is_not_mixed(data):

@@ -64,7 +64,6 @@ class Cell:
 
 def add_arguments(parser):
     """Add the words of ``compare`` to an ``argparse`` parser; all others are settings for every cell."""
-    parser.allow_abbrev = False  # --seed is a setting and no short form of --seeds
     parser.description = "Train rows x data sets x seeds, keep every cell and write tables. Other --KEY=VALUE words are"
     parser.description += " settings of all cells. A second call runs only what is missing."
     parser.add_argument("--models", default="", help="model names, separated by commas")

@@ -22,7 +22,6 @@ RANGE_KEYS = {"low", "high", "log", "step"}
 
 def add_arguments(parser):
     """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
-    parser.allow_abbrev = False
     parser.description = "Search settings on the validation part; the test part is never ranked. Other"
     parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
     parser.add_argument("--model", default="", help="name of the model")
