@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recbole_diffusion.analysis import probe
-from recbole_diffusion.analysis.plot import short_labels
+from recbole_diffusion.analysis.plot import short_labels, widen
 from recbole_diffusion.cli import run_module
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import load_data_and_model, run, write_json
@@ -137,6 +137,16 @@ def test_head_items_come_from_the_training_part(tmp_path):
     tokens = data.field2id_token[data.iid_field]
     assert head.sum() == 2 and not head[0]  # a fifth of eight items, rounded up
     assert "i1" in tokens[head] and "i9" not in tokens[head]
+
+
+def test_a_small_difference_does_not_fill_the_axis():
+    axes = SimpleNamespace(limits=(0.0310, 0.0312))
+    axes.get_ylim, axes.set_ylim = lambda: axes.limits, lambda *limits: setattr(axes, "limits", limits)
+    widen(axes)
+    assert axes.limits == pytest.approx((0.0311 * 0.9, 0.0311 * 1.1))
+    axes.limits = (0.02, 0.04)
+    widen(axes)
+    assert axes.limits == pytest.approx((0.02, 0.04))
 
 
 @pytest.mark.parametrize("what", ["sequences", "items"])

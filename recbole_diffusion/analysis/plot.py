@@ -14,6 +14,7 @@ from recbole_diffusion.files import make_folder
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_LINES = len(COLORS)
+LEAST_SPAN = 0.2  # of the axis of a sweep, relative to its middle
 
 
 def add_arguments(parser):
@@ -282,7 +283,15 @@ def draw_panel(axes, dataset, groups, labels, shown, key, metric):
         axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks([places[value] for value in values], [str(value) for value in values])
+    widen(axes)
     return rows
+
+
+def widen(axes):
+    """Let a vertical axis span a fifth of its values at least, so that a difference of a hundredth looks small."""
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, max(high - low, LEAST_SPAN * abs(low + high) / 2) / 2
+    axes.set_ylim(middle - half, middle + half)
 
 
 # Groups of users
