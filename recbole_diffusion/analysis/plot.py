@@ -355,12 +355,12 @@ def draw_tsne(args):
         cloud = clouds[args.what](loaded, points, users, seed)
         flat = probe.flatten(cloud.vectors, seed)
         draw_cloud(place, flat, cloud)
-        place.set(title=f"{label} ({cloud.note})", xticks=[], yticks=[],
-                  xlabel="t-SNE 1", ylabel="t-SNE 2")  # fmt: skip
+        place.set_title(f"{label}\n{cloud.note}", fontsize=10)
+        place.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         place.grid(visible=False)
         rows += [{"run": label, "point": name, "group": group, "x": float(x), "y": float(y)}
                  for name, group, (x, y) in zip(cloud.names, cloud.groups, flat)]  # fmt: skip
-    legend_below(figure, axes[0], columns=4)
+    legend_below(figure, axes[0], columns=2 * len(files))
     return figure, rows
 
 
