@@ -323,7 +323,7 @@ def draw_groups(args):
             axes.bar(places, values, 0.8 / len(found), yerr=errors, capsize=2, label=label, ecolor="#444444", **style)
             rows += [{"run": label, "split": title.lower(), **bar} for bar in bars]
         names = [f"{bar['group']}\n{bar['users']:,} users" if same else bar["group"] for bar in bars]
-        axes.set_xticks(range(len(bars)), names)
+        axes.set_xticks(range(len(bars)), names, fontsize=8)
         axes.set(xlabel=title, ylabel=f"{metric_title(metric)} on test")
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
