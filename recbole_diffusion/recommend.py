@@ -72,14 +72,19 @@ class Catalogue:
     def sessions(self):
         """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
         kept = self._checkpoint.get("other_parameter") or {}
-        return kept["training_sessions"] if "training_sessions" in kept else self.__getattr__("training_sessions")
+        if "training_sessions" not in kept:
+            raise self._not_kept("training_sessions")
+        return kept["training_sessions"]
 
     def item_features(self, *_):
         """Item vectors [V, d] of a trained model, None when it was trained without."""
         return self._checkpoint["state_dict"].get("feature_embedding.weight")
 
     def __getattr__(self, name):
-        raise UsageError(
+        raise self._not_kept(name)
+
+    def _not_kept(self, name):
+        return UsageError(
             f"{self._model} needs '{name}' of its data set, which a checkpoint does not hold: use load_data_and_model"
         )
 

@@ -10,6 +10,7 @@ import pytest
 
 from recbole_diffusion.analysis import fingerprint, work
 from recbole_diffusion.analysis.tables import (
+    Study,
     format_mean,
     format_settings,
     format_text,
@@ -155,7 +156,14 @@ def test_only_failures_still_make_a_page():
     page = write_tables([failed], "pages", "")["toy"].read_text(encoding="utf-8")
     assert "| SASRec (failed) |" in page and "| SASRec | 0, 1 failed |" in page
     assert "- SASRec, seed 7: no" in page
-    assert format_text([failed]).splitlines()[1].split() == ["SASRec", "–", "–", "–", "–"]
+    assert format_text([failed], Study()).splitlines()[1].split() == ["SASRec", "–", "–", "–", "–"]
+
+
+def test_the_terminal_shows_what_the_tables_show():
+    usual = format_text([made_up()], Study()).splitlines()[0]
+    assert "HR@10 not masked" in usual and "NDCG@10 masked" in usual and "HR@5" not in usual
+    chosen = format_text([made_up()], Study(metrics=["hit@5"])).splitlines()[0]
+    assert "HR@5 not masked" in chosen and "HR@10" not in chosen
 
 
 # Cells

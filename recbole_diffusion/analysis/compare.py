@@ -419,6 +419,6 @@ def finish(results, absent, store, study):
         )
     store.refresh_index()
     for dataset, path in write_reports(found, store.folder, study, everything=True).items():
-        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset])}")
+        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
     print(f"\nreport: {store.folder / 'report.html'}")
     return 1 if any("error" in result for result in found) else 0

@@ -10,13 +10,12 @@ from recbole_diffusion.analysis.tables import (
     comparisons,
     describe_row,
     finished,
-    format_figure,
     format_heading,
     group_by,
     improvements,
     is_smaller_better,
     metric_title,
-    published_figures,
+    published_columns,
     row_facts,
     row_under_test,
     run_command,
@@ -142,18 +141,10 @@ def metric_cell(text, place, share):
 
 def format_published(dataset, rows, names, study):
     """Published figures beside ours."""
-    figures, doubts = published_figures(dataset, rows, study)
-    if not figures:
+    columns, reasons = published_columns(dataset, rows, names, study)
+    if not columns:
         return ""
-    columns = {"row": list(figures)}
-    for name in names:
-        ours = column({row: rows[row] for row in figures}, "test_result_unmasked", name)
-        columns[f"{metric_title(name)} ours"] = [text.partition(" ")[0] for text, _ in ours]
-        columns[f"{metric_title(name)} paper"] = [
-            format_figure(figures[row].get(name), (row, name) in doubts, study.unit) for row in figures
-        ]
-    reasons = bullets([f"{row}: {reason}" for (row, _), reason in doubts.items()])
-    note = tag("p", "‡ cannot be true, even allowing for rounding:", "doubt") + reasons if doubts else ""
+    note = tag("p", "‡ cannot be true, even allowing for rounding:", "doubt") + bullets(reasons) if reasons else ""
     return tag("h3", "Published figures, history not masked") + html_table(columns) + note
 
 

@@ -21,6 +21,7 @@ PLACES = frozenset(
 PROTOCOLS = {"not masked": "test_result_unmasked", "masked": "test_result_masked"}
 SMALLER_IS_BETTER = ("averagepopularity", "giniindex")
 NOTHING = "–"
+USUAL = ("hit@10", "ndcg@10")
 PREAMBLE = (
     "Mean ± sample standard deviation over seeds; the best mean of a column is bold, the second best underlined. "
     "Commands leave out settings that only name places, such as data_path."
@@ -194,6 +195,22 @@ def published_figures(dataset, labels, study):
     return {label: values for label, values in figures.items() if values}, doubts
 
 
+def published_columns(dataset, rows, names, study):
+    """The table of published figures beside ours.
+
+    Returns:
+        tuple: column title -> texts, empty without published figures, and what speaks against those marked with ‡.
+    """
+    figures, doubts = published_figures(dataset, rows, study)
+    columns = {"row": list(figures)} if figures else {}
+    for name in names if figures else ():
+        ours = column({label: rows[label] for label in figures}, "test_result_unmasked", name)
+        printed = [format_figure(figures[label].get(name), (label, name) in doubts, study.unit) for label in figures]
+        columns[f"{metric_title(name)} ours"] = [text for text, _ in ours]
+        columns[f"{metric_title(name)} paper"] = printed
+    return columns, [f"{label}: {reason}" for (label, _), reason in doubts.items()]
+
+
 # Markdown
 
 
@@ -252,16 +269,10 @@ def describe_row(label, cells):
 
 def format_published(dataset, rows, names, study):
     """Published figures beside ours, under the protocol whose history is not masked; impossible ones are marked."""
-    figures, doubts = published_figures(dataset, rows, study)
-    if not figures:
+    columns, reasons = published_columns(dataset, rows, names, study)
+    if not columns:
         return ""
-    columns = {"row": list(figures)}
-    for name in names:
-        ours = [text for text, _ in column({label: rows[label] for label in figures}, "test_result_unmasked", name)]
-        printed = [format_figure(figures[label].get(name), (label, name) in doubts, study.unit) for label in figures]
-        columns[f"{metric_title(name)} ours"], columns[f"{metric_title(name)} paper"] = ours, printed
-    reasons = [f"- {label}: {reason}" for (label, _), reason in doubts.items()]
-    note = ["‡ cannot be true, even allowing for rounding:", "\n".join(reasons)] if reasons else []
+    note = ["‡ cannot be true, even allowing for rounding:", "\n".join(f"- {text}" for text in reasons)] if reasons else []
     return "\n\n".join(["## Published figures", markdown_table(columns), *note])
 
 
@@ -414,16 +425,22 @@ def format_csv(results):
     return text.getvalue()
 
 
-def format_text(results, names=("hit@10", "ndcg@10")):
+def format_text(results, study):
     """A compact table for the terminal: both protocols, a few metrics, one data set."""
     rows = group_by(results, "row")
     columns = {"row": list(rows)}
     for title, protocol in PROTOCOLS.items():
-        for name in names:
+        for name in terminal_metrics(results, study):
             columns[f"{metric_title(name)} {title}"] = [text for text, _ in column(rows, protocol, name)]
     widths = [max(map(len, [title, *texts])) for title, texts in columns.items()]
     lines = [list(columns), *zip(*columns.values())]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def terminal_metrics(results, study):
+    """The usual pair where the tables show it, else the first few of what they show."""
+    shown = shown_metrics(results, study)
+    return list(USUAL) if not shown or set(USUAL) <= set(shown) else shown[:4]
 
 
 def write_text(path, text):
