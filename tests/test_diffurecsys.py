@@ -116,6 +116,15 @@ def test_the_released_mask_is_the_plain_one(build):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["DiffuRec", "DiffuRecSys"])
+def test_item_vectors_start_as_wide_as_asked(build, name):
+    usual, narrow = (build(name, initializer_range=width).state_dict() for width in (1.0, 0.02))
+    items = usual.pop("item_embedding.weight")
+    assert 0.8 < items[1:].std() < 1.2
+    torch.testing.assert_close(narrow.pop("item_embedding.weight"), 0.02 * items)
+    assert all(torch.equal(usual[key], value) for key, value in narrow.items())  # nothing else changes
+
+
 @pytest.mark.parametrize("offset, mean, std", [("none", 0, 1), ("const", 0.5, 1), ("per_dim", 0, 1.25**0.5)])
 def test_offset_noise_has_the_stated_mean_and_spread(build, offset, mean, std):
     model = build(offset_noise=offset, offset_strength=0.5)
