@@ -94,15 +94,17 @@ class ConcatenationScorer(SessionScorer):
 
     @torch.no_grad()
     def scores(self, projected, index):
-        """Similarity of every pair, without gradient. projected: [B, d]; index: of S sessions -> [B, S]."""
-        rows = max(1, CELLS_IN_FLIGHT // projected.numel())
+        """Similarity of every pair, without gradient. projected: [B, d]; index: of S sessions -> [B, S].
+
+        As max(0, q + s) = max(-q, s) + q, the large part takes one pass over the hidden units instead of two.
+        """
+        rows, weight = max(1, CELLS_IN_FLIGHT // projected.numel()), self.output.weight[0]
         scores = projected.new_empty(len(projected), len(index))
-        hidden = projected.new_empty(len(projected), rows, projected.shape[-1])
+        hidden, bound = projected.new_empty(len(projected), rows, projected.shape[-1]), -projected.unsqueeze(1)
         for start in range(0, len(index), rows):
             part = index[start : start + rows]
-            added = torch.add(projected.unsqueeze(1), part, out=hidden[:, : len(part)])
-            scores[:, start : start + rows] = added.relu_() @ self.output.weight[0]
-        return scores + self.output.bias
+            scores[:, start : start + rows] = torch.maximum(part, bound, out=hidden[:, : len(part)]) @ weight
+        return scores + (projected @ weight).unsqueeze(1) + self.output.bias
 
     def pairs(self, queries, sessions):
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
