@@ -64,8 +64,9 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     if config["resume"]:
         trainer.resume_last_run()
     clock.lap("data")
+    earlier = trainer.training_seconds
     best_score, best_result = fit(trainer, loaders, saved)
-    clock.lap("training")
+    clock.lap("training", earlier)
     tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
@@ -495,10 +496,10 @@ class Clock:
     def __init__(self):
         self.laps, self._last = {}, time.perf_counter()
 
-    def lap(self, name):
-        """Close the phase that ran since the last call."""
+    def lap(self, name, earlier=0.0):
+        """Close the phase that ran since the last call, and ``earlier`` seconds in a process before this one."""
         now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 2), now
+        self.laps[name], self._last = round(earlier + now - self._last, 2), now
 
 
 def write_json(result, path):

@@ -121,6 +121,7 @@ class SafeCheckpointMixin:
         self.best_epoch, self.stopped = None, False
         self.scheduler, self.scaler = None, None
         self._resumed = None
+        self.training_seconds = 0.0  # of all processes that had a part in this run, up to the last finished epoch
         self.history = {"epoch": [], "loss": {}, "valid_epoch": [], "valid": {}}
         self.fingerprint = settings_fingerprint(config.plain())
         # Seconds are not enough: two runs started together would overwrite each other.
@@ -162,6 +163,7 @@ class SafeCheckpointMixin:
             "best_valid_result": metrics and {name: float(value) for name, value in metrics.items()},
             "train_loss_dict": self.train_loss_dict,
             "history": self.history,
+            "seconds": self.training_seconds,
             "scheduler": self.scheduler and self.scheduler.state_dict(),
             "scaler": self.scaler and self.scaler.state_dict(),
             "model": self.model.training_state() if hasattr(self.model, "training_state") else {},
@@ -227,6 +229,7 @@ class SafeCheckpointMixin:
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict", "history"):
             setattr(self, name, training[name])
+        self.training_seconds = training.get("seconds", 0.0)
         stem = re.sub(r"(-last|-best)?\.pth$", "", resume_file)
         self.saved_model_file, self.last_model_file = f"{stem}-best.pth", f"{stem}-last.pth"
         self._require_best(state)
@@ -289,6 +292,7 @@ class SafeCheckpointMixin:
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
         verbose, show_progress = verbose and processes.is_first(), show_progress and processes.is_first()
+        start = time.perf_counter() - self.training_seconds
         for epoch in range(self.start_epoch, self.epochs):
             if self.stopped:
                 break
@@ -298,6 +302,7 @@ class SafeCheckpointMixin:
                 score, is_best = self._validate_and_report(valid_data, epoch, verbose, show_progress)
             if is_best:
                 self.best_epoch = epoch
+            self.training_seconds = time.perf_counter() - start
             if saved:
                 self._save_epoch(epoch, is_best, verbose)
             if callback_fn and score is not None:

@@ -85,6 +85,7 @@ def assert_same_run(found, expected):
         one, other = (torch.load(r["checkpoint"].replace("best.pth", f"{kind}.pth")) for r in (found, expected))
         for state in (one, other):
             state["config"] = {key: value for key, value in state["config"].items() if key not in FREE_SETTINGS}
+            assert state["training"].pop("seconds") > 0
         assert_same(one, other)
 
 
@@ -196,6 +197,17 @@ def test_more_epochs_go_on_with_a_finished_run(folder):
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)  # nothing is left to train
     with pytest.raises(UsageError, match="has 4 epochs already"):
         train("SimDiffRec", settings(folder, resume=True, epochs=3))
+
+
+def test_seconds_of_training_include_the_part_before_the_stop(folder):
+    first = train("SimDiffRec", settings(folder, epochs=2))
+    file = last_file(first)
+    state = checkpoint.load_checkpoint(file)
+    state["training"]["seconds"] = 1000.0
+    torch.save(state, file)
+    resumed = train("SimDiffRec", settings(folder, resume=True))
+    assert 1000 < resumed["seconds"]["training"] < 1100
+    assert 1000 < checkpoint.load_checkpoint(file)["training"]["seconds"] <= resumed["seconds"]["training"]
 
 
 def test_early_stopping_is_remembered(folder):
