@@ -2,7 +2,19 @@
 
 import sys
 
-from recbole_diffusion.cli import main
+
+def start():
+    """The command line, or one line where ``pip install`` was forgotten."""
+    try:
+        from recbole_diffusion.cli import main
+
+        return main()
+    except ModuleNotFoundError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: the package '{error.name}' is missing in this Python: run 'pip install -e .'", file=sys.stderr)
+        return 2
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -241,6 +241,15 @@ def test_ray_is_never_imported(folder):
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
 
 
+def test_without_the_installed_packages_one_line_says_so():
+    script = Path(__file__).parents[1] / "run_recbole_diffusion.py"
+    bare = [sys.executable, "-S", script, "--model=SimDiffRec", "--dataset=toy"]  # -S: as if nothing was installed
+    done = subprocess.run(bare, env={}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "is missing in this Python: run 'pip install -e .'" in done.stderr
+    assert "Traceback" in subprocess.run([*bare, "--debug"], env={}, capture_output=True, text=True).stderr
+
+
 def test_a_data_set_can_hold_settings_of_single_models():
     from recbole_diffusion.config import DiffusionConfig
 
