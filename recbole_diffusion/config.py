@@ -22,7 +22,7 @@ from recbole_diffusion.schema import read_schema
 # Keys that RecBole reads although none of its yaml files holds them.
 RECBOLE_HIDDEN_KEYS = {
     "model", "dataset", "config_files", "encoding", "local_rank", "nproc", "world_size", "offset", "ip", "port",
-    "numerical_features", "embedding_size", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
+    "numerical_features", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
 }  # fmt: skip
 
 # Kinds of RecBole's settings that it uses without a look, most of them empty by default.
@@ -38,7 +38,6 @@ RECBOLE_KINDS = {
     "a mapping": (dict, "val_interval", "preload_weight", "discretization", "threshold", "seq_len"),
 }  # fmt: skip
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
-LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 _INTERVAL = re.compile(r"[\[(]\s*-?[\d.]+(e\d+)?\s*,\s*(-?[\d.]+(e\d+)?|inf)\s*[\])]")
 
 
@@ -171,6 +170,8 @@ class DiffusionConfig(Config):
             # What is not given stays that of sequential data; RecBole would fall back to random splits.
             self.external_config_dict["eval_args"] = {**internal["eval_args"], **self.external_config_dict["eval_args"]}
         if self.is_plugin_model:
+            if self.external_config_dict.get("train_neg_sample_args") is not None:
+                raise UsageError(f"train_neg_sample_args is for RecBole's models, {self.model} draws what it needs: remove it")
             internal["train_neg_sample_args"] = None
             return
         internal["train_view"] = "prefix"
@@ -183,6 +184,8 @@ class DiffusionConfig(Config):
         """Relations between settings that would otherwise fail after an epoch, or not at all."""
         self._check_metrics()
         self._check_split(self["eval_args"]["split"], self["eval_args"]["order"])
+        if "labeled" in self["eval_args"]["mode"].values():
+            raise UsageError("eval_args mode labeled ranks nothing: choose full, uniN or popN")
         for key in ("user_inter_num_interval", "item_inter_num_interval"):
             if self[key] is not None and not all(_INTERVAL.fullmatch(part.strip()) for part in str(self[key]).split(";")):
                 raise UsageError(f"{key} must be an interval such as [5,inf), got '{self[key]}'")
@@ -232,13 +235,16 @@ class DiffusionConfig(Config):
     def _check_split(split, order):
         kind, value = next(iter(split.items())) if isinstance(split, dict) and len(split) == 1 else (None, None)
         ratios = isinstance(value, list) and len(value) == 3 and all(isinstance(part, (int, float)) for part in value)
-        if order != "TO" or not (kind == "LS" and value in LEAVE_ONE_OUT or kind in ("RS", "TS") and ratios):
+        if order != "TO" or not (kind == "LS" and value == "valid_and_test" or kind in ("RS", "TS") and ratios):
             raise UsageError(
                 f"eval_args needs order: TO and a split such as {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}} (or TS), "
                 f"got order {order} and split {split}"
             )
 
     def _check_metrics(self):
+        bigger = self["valid_metric_bigger"]
+        if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
+            raise UsageError(f"valid_metric_bigger follows from {self['valid_metric']}, it is {bigger}: remove it")
         known = {f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]}
         if self["eval_type"] != EvaluatorType.RANKING:
             raise UsageError(f"metrics must rank items, such as Hit, NDCG, MRR; got {self['metrics']}")
@@ -261,7 +267,10 @@ class DiffusionConfig(Config):
         if not topk or not all(isinstance(k, int) and k > 0 for k in topk):
             raise UsageError(f"topk must be positive whole numbers, got {settings['topk']}")
         settings["topk"] = list(topk)
+        own_copy = os.path.join(settings["data_path"], self.dataset)
         super()._set_default_parameters()
+        if self.dataset == "ml-100k" and os.path.isfile(os.path.join(own_copy, "ml-100k.inter")):
+            settings["data_path"] = own_copy  # RecBole takes the packaged one whatever data_path says
 
     def _init_device(self):
         if processes.launched():

@@ -265,8 +265,8 @@ def fit(trainer, loaders, saved, callback=None):
             loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
         )
     except KeyboardInterrupt:
-        epochs = len(trainer.train_loss_dict)
-        if not saved or not os.path.exists(trainer.last_model_file):
+        epochs = trainer.saved_epochs
+        if not epochs:
             raise KeyboardInterrupt("no epoch was saved yet") from None
         raise KeyboardInterrupt(
             f"the same command with --resume goes on after {epochs} epochs, saved in {trainer.last_model_file}"
@@ -325,7 +325,7 @@ def reusable_settings(saved, data_path):
     derived = {
         "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
         "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
-        "resume", "world_size",
+        "resume", "world_size", "gpu_id", "log_wandb", "compile",
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True

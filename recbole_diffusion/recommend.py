@@ -223,7 +223,9 @@ class Recommender:
 
 def _restored_config(checkpoint, path, sampling):
     saved = checkpoint.get("config")
-    if not isinstance(saved, dict) or not isinstance(checkpoint.get("item_tokens"), list):
+    if isinstance(saved, dict) and checkpoint.get("item_tokens") is None:
+        raise UsageError(f"'{path}' does not hold its items, as RecBole's own checkpoints: use load_data_and_model")
+    if not isinstance(saved, dict) or not isinstance(checkpoint["item_tokens"], list):
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: it has no settings or no items")
     for key in sampling:
         if key not in SAMPLING_SETTINGS or key not in saved:

@@ -121,6 +121,7 @@ class SafeCheckpointMixin:
         self.best_epoch, self.stopped = None, False
         self.scheduler, self.scaler = None, None
         self._resumed = None
+        self.saved_epochs = 0
         self.training_seconds = 0.0  # of all processes that had a part in this run, up to the last finished epoch
         self.history = {"epoch": [], "loss": {}, "valid_epoch": [], "valid": {}}
         self.fingerprint = settings_fingerprint(config.plain())
@@ -178,6 +179,7 @@ class SafeCheckpointMixin:
         """``last`` first: should the other file be lost, :meth:`resume_checkpoint` makes it from this one."""
         state = self.checkpoint(epoch)
         self._write(state, self.last_model_file, False)
+        self.saved_epochs = epoch + 1
         if is_best:
             self._write(state, self.saved_model_file, verbose)
 
@@ -225,7 +227,7 @@ class SafeCheckpointMixin:
                 getattr(self, part).load_state_dict(training[part])
         if training["model"]:
             self.model.load_training_state(on_device(training["model"], self.device))
-        self.start_epoch = state["epoch"] + 1
+        self.start_epoch = self.saved_epochs = state["epoch"] + 1
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict", "history"):
             setattr(self, name, training[name])
@@ -363,7 +365,7 @@ class SafeCheckpointMixin:
         names = getattr(self.model, "loss_names", None)
         if not isinstance(losses, tuple) or names is None:
             return super()._generate_train_loss_output(epoch_idx, s_time, e_time, losses)
-        named = {name: round(loss, 4) for name, loss in zip(names, losses)}
+        named = {name: round(loss, self.config["loss_decimal_place"]) for name, loss in zip(names, losses)}
         return f"epoch {epoch_idx} training [time: {e_time - s_time:.2f}s, {dict2str(named)}]"
 
     def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):

@@ -137,6 +137,17 @@ def test_linear_cross_entropy_equals_naive(monkeypatch, rows_at_a_time):
     torch.testing.assert_close(gradients[1], weight.grad, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_linear_cross_entropy_is_not_computed_in_half_precision(dtype):
+    hidden, weight = torch.randn(4096, 8, requires_grad=True), (torch.randn(3000, 8) + 1).requires_grad_()
+    target = torch.randint(3000, (4096,))
+    expected = torch.autograd.grad(linear_cross_entropy(hidden, weight, target)[0], (hidden, weight))
+    with torch.autocast("cpu", dtype):
+        loss = linear_cross_entropy(hidden, weight, target)[0]
+    for found, gradient in zip(torch.autograd.grad(loss, (hidden, weight)), expected):
+        assert torch.equal(found, gradient)
+
+
 def test_linear_cross_entropy_survives_large_logits():
     hidden = torch.full((2, 1), 1e4, requires_grad=True)
     loss, _, _ = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))

@@ -12,6 +12,7 @@ from test_diffsbr_contract import write_features
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.trainer import trainer_class
@@ -102,6 +103,8 @@ def test_recboles_own_checkpoint_needs_trust(folder):
     assert loaded_config["hidden_size"] == 8
     weights = network.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in stock.model.state_dict().items())
+    with pytest.raises(UsageError, match="does not hold its items, as RecBole's own checkpoints: use load_data_and_model"):
+        Recommender.load(stock.saved_model_file, trust_checkpoint=True)
 
 
 def test_a_trusted_file_that_is_no_checkpoint_is_refused(tmp_path):

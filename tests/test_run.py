@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_diffusion import load_data_and_model, run
+from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.cli import format_result, main, parse_settings
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
@@ -201,16 +202,17 @@ def test_help_documents_the_settings_of_a_model(capsys):
     assert "k_noise (int)" in output and "compare" in output and "SimDiffRec" in output
 
 
-def test_interrupt_says_how_to_go_on(folder, capsys, monkeypatch):
-    train_epoch, epochs = DiffusionTrainer._train_epoch, []
+@pytest.mark.parametrize("phase", ["_train_epoch", "_valid_epoch"])
+def test_interrupt_says_how_to_go_on(folder, capsys, monkeypatch, phase):
+    original, epochs = getattr(DiffusionTrainer, phase), []
 
     def interrupted_in_the_second(self, *args, **kwargs):
         epochs.append(1)
         if len(epochs) == 2:
             raise KeyboardInterrupt
-        return train_epoch(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(DiffusionTrainer, "_train_epoch", interrupted_in_the_second)
+    monkeypatch.setattr(DiffusionTrainer, phase, interrupted_in_the_second)
     words = ["--model=SimDiffRec", "--dataset=cycle", *(f"--{key}={value}" for key, value in settings(folder).items())]
     assert main(words) == 130
     error = capsys.readouterr().err
@@ -250,9 +252,22 @@ def test_without_the_installed_packages_one_line_says_so():
     assert "Traceback" in subprocess.run([*bare, "--debug"], env={}, capture_output=True, text=True).stderr
 
 
-def test_a_data_set_can_hold_settings_of_single_models():
-    from recbole_diffusion.config import DiffusionConfig
+def test_an_own_copy_of_ml_100k_wins_over_the_packaged_one(tmp_path):
+    packaged = DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"data_path": str(tmp_path)})["data_path"]
+    assert Path(packaged, "ml-100k.inter").is_file() and not packaged.startswith(str(tmp_path))
+    own = tmp_path / "ml-100k"
+    own.mkdir()
+    (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
+    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"data_path": str(tmp_path)})["data_path"] == str(own)
 
+
+@pytest.mark.parametrize("dataset", ["beauty", "toys", "sports", "yelp", "games", "ml-1m"])
+def test_the_lengths_of_diffurec_and_diffurecsys_are_the_papers_on_every_data_set(dataset):
+    assert DiffusionConfig("DiffuRec", dataset)["MAX_ITEM_LIST_LENGTH"] == 50
+    assert DiffusionConfig("DiffuRecSys", dataset)["MAX_ITEM_LIST_LENGTH"] == 100
+
+
+def test_a_data_set_can_hold_settings_of_single_models():
     assert DiffusionConfig("SimDiffRec", "ml-100k")["train_batch_size"] == 32
     assert DiffusionConfig("SASRec", "ml-100k")["train_batch_size"] == 2048
     assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"train_batch_size": 64})["train_batch_size"] == 64

@@ -64,7 +64,10 @@ def linear_cross_entropy(hidden, weight, target):
         tuple: ``(loss [], logsumexp [N], maximum [N])``. Only the loss carries a gradient. The confidence of a
         row, its largest probability, is ``exp(maximum - logsumexp)``.
     """
-    return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target)  # autocast may have made it half
+    if not torch.is_grad_enabled():
+        weight = weight.detach()  # its gradient is computed in the forward pass and would be thrown away
+    with torch.autocast(weight.device.type, enabled=False):  # probabilities over N * V cells underflow in half precision
+        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target)
 
 
 def sampled_softmax(hidden, weight, target, negatives):

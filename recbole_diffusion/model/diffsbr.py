@@ -122,8 +122,13 @@ class DiffSBR(DiffusionSequentialRecommender):
         if config["fusion"] == "none" or choice == "none":
             return None
         features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
+        if features is None and config["fusion"] != "contrast":  # not the default: somebody asked for it
+            raise UsageError(
+                f"fusion: {config['fusion']} needs item features, which dataset '{config['dataset']}' lacks: make them "
+                f"with 'recbole-diffusion features --dataset={config['dataset']}'"
+            )
         if features is None:
-            self.logger.info("no item features: DiffSBR runs without a modality (w/o SAD)")
+            self.logger.warning("no item features: DiffSBR runs without a modality, as its ablation w/o SAD")
         return features
 
     def _keep_sessions(self, items, lengths, users):
