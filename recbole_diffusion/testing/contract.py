@@ -141,8 +141,9 @@ class ModelContract:
         other.load_state_dict(network.state_dict())
         assert torch.equal(self.scores(network, [[1, 2]]), self.scores(other, [[1, 2]]))
 
-    def test_bfloat16_loss_is_finite(self, network, batch):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    def test_loss_in_half_precision_is_finite(self, network, batch, half):
+        with torch.autocast("cpu", dtype=half):
             loss = self.total_loss(network.train(), batch)
         loss.backward()
         assert torch.isfinite(loss)
