@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from types import SimpleNamespace
 
 from common import in_fresh_process, parse, peak_mb, prepare, spread, time_steps
 
@@ -46,6 +47,19 @@ def retrieval(args, sessions=100_000, queries=256, hidden=100, k=3):
     return found
 
 
+def alignment(items, hidden=100):
+    """Memory that the alignment of all items with all adds, forward and backward, in MB."""
+    import torch
+
+    from recbole_diffusion.model.diffsbr import DiffSBR
+
+    tables = [torch.randn(items + 1, hidden, requires_grad=True) for _ in range(2)]
+    settings = SimpleNamespace(config={"alignment_items": 0, "tau": 0.3})
+    before = peak_mb()
+    DiffSBR._align(settings, *tables).backward()
+    return peak_mb() - before
+
+
 def epoch(batch, args):
     """Seconds of some training steps scaled to an epoch, and of an evaluation."""
     from recbole_diffusion.trainer import trainer_class
@@ -73,6 +87,9 @@ if __name__ == "__main__":
         print(f"{name}: {spread(seconds)}")
     ratio = statistics.median(found["joined, 4 queries"]) / statistics.median(found["split, 4 queries"])
     print(f"split scorer {ratio:.0f} times faster than the joined one")
+    for items in (10_000, 20_000, 40_000):
+        added = in_fresh_process(alignment, items)
+        print(f"alignment of {items:,} items with all: {added:.0f} MB more, the similarities alone are {items**2 * 4e-6:,.0f} MB")
     for batch in (50, 512):
         found = in_fresh_process(epoch, batch, args)
         whole = statistics.median(found["step"]) * found["steps"]
