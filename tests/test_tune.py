@@ -167,6 +167,10 @@ def test_every_shipped_space_fits_its_model():
         (["--tua=1"], None, "unknown key 'tua', did you mean 'tau'"),
         (["--eval_step=0"], None, "without validation"),
         (["--result_file=x.json"], None, "takes no 'result_file'"),
+        (["--nproc=2"], None, "takes no 'nproc': every training of it is one process"),
+        (["--world_size=2"], None, "takes no 'world_size'"),
+        (["--resume"], None, "takes no 'resume': the same command goes on"),
+        (["--config_files=resume.yaml"], None, "takes no 'resume'"),
         (["--tau=0.1", "--alpha=0.1"], None, "nothing to search"),
         ([], "tua: [1, 2]", "unknown key 'tua'"),
         ([], "tau: [0.1, -1]", "tau must lie in"),
@@ -177,6 +181,7 @@ def test_every_shipped_space_fits_its_model():
 )
 def test_wrong_words_end_before_the_first_trial(data, monkeypatch, words, space, message):
     monkeypatch.setattr(quick_start, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    Path("resume.yaml").write_text("resume: True", encoding="utf-8")
     with pytest.raises(UsageError, match=message) as caught:
         call(data, *words, **({"space": space} if space else {}))
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from recbole_diffusion import quick_start
-from recbole_diffusion.analysis.compare import check_files, expand_config_files
+from recbole_diffusion.analysis.compare import ONE_PROCESS, check_files, expand_config_files, refuse
 from recbole_diffusion.analysis.tables import PLACES, format_settings, write_text
 from recbole_diffusion.analysis.work import first_line
 from recbole_diffusion.config import DiffusionConfig
@@ -19,6 +19,11 @@ from recbole_diffusion.properties import load_yaml, property_file, property_name
 
 MOST_FAILURES = 3  # in a row before the search ends
 RANGE_KEYS = {"low", "high", "log", "step"}
+REFUSED = {
+    **dict.fromkeys(("result_file", "ranks_file"), "what it finds is kept in --out"),
+    **ONE_PROCESS,
+    "resume": "the same command goes on with the study, a trial that was stopped is lost",
+}
 
 
 def add_arguments(parser):
@@ -51,11 +56,9 @@ def main(args, settings):
         UsageError: for wrong words, before anything is trained, and when no trial ended well.
     """
     optuna = import_optuna()
-    for key in ("result_file", "ranks_file"):
-        if key in settings:
-            raise UsageError(f"tune takes no '{key}': what it finds is kept in --out")
     wanted = read_trials(args.trials)
     settings = expand_config_files(settings)
+    refuse(settings, REFUSED, where="tune")
     config = DiffusionConfig(args.model, args.dataset, config_dict=settings)
     check_files(config)
     if config["eval_step"] <= 0:
