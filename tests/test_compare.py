@@ -151,6 +151,11 @@ def test_csv_has_one_line_per_cell():
     assert lines[1]["HR@10 masked"] == ""
 
 
+def test_a_run_whose_memory_is_unknown_has_a_page():
+    page = write_tables([made_up(peak_memory_mb={})], "pages", "")["toy"].read_text(encoding="utf-8")  # on Windows
+    assert "| 103,360 | – |" in page
+
+
 def test_only_failures_still_make_a_page():
     failed = {"model": "SASRec", "dataset": "toy", "seed": 7, "error": "no", "given": {"alpha": 1}}
     page = write_tables([failed], "pages", "")["toy"].read_text(encoding="utf-8")

@@ -197,12 +197,13 @@ def describe_study(args, settings, preset, cells):
 def check_metric(name, cells):
     """RecBole's name of a metric that every cell computes. Raises UsageError."""
     wanted = name.lower().replace("hr@", "hit@")
-    for cell in cells:
+    for cell in {(cell.row, cell.dataset): cell for cell in cells}.values():  # a seed changes no metric
         config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
         known = [f"{metric}@{k}".lower() for metric in config["metrics"] for k in config["topk"]]
         if wanted not in known:
-            raise UsageError(f"unknown metric '{name}'{did_you_mean(wanted, known)}: the runs have {', '.join(known)}")
-        return wanted
+            hint = did_you_mean(wanted, known)
+            raise UsageError(f"unknown metric '{name}'{hint}: {cell.row} on {cell.dataset} has {', '.join(known)}")
+    return wanted
 
 
 def refuse(settings, reasons, where="compare"):
