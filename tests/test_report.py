@@ -24,7 +24,8 @@ from recbole_diffusion.analysis.significance import (
     paired_test,
     user_values,
 )
-from recbole_diffusion.analysis.tables import Study, improvements
+from recbole_diffusion.analysis.tables import PLACES, Study, improvements
+from recbole_diffusion.checkpoint import FREE_SETTINGS
 from recbole_diffusion.cli import run_module
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
@@ -313,6 +314,19 @@ def test_chosen_metrics_and_row_under_test(runner):  # noqa: F811
     call("--models=SASRec,SimDiffRec", "--seeds=1", "--ours=SASRec", "--show=NDCG@10,hit@5")
     page = Path("out/toy.md").read_text(encoding="utf-8")
     assert "| row | NDCG@10 | HR@5 |" in page and "SASRec against the best other row" in page
+
+
+def test_ablations_of_diffsbr_are_those_of_its_guide():
+    guide = (Path(__file__).parents[1] / "docs" / "diffsbr.md").read_text(encoding="utf-8")
+    rows = {**paper.read_preset("diffsbr.figure3").rows, **paper.read_preset("diffsbr.table3").rows}
+    for label, content in rows.items():
+        words = [f"{key}: {value}" for key, value in content.items() if key != "model"]
+        if label.startswith("w/o"):
+            assert f"| {label} | {', '.join(f'`{word}`' for word in words)}" in guide
+
+
+def test_settings_that_name_a_place_may_change_in_a_resumed_run():
+    assert PLACES - {"single_spec"} < FREE_SETTINGS  # RecBole sets single_spec by itself
 
 
 # Files

@@ -13,7 +13,9 @@ from recbole_diffusion.analysis.significance import ALPHA, compare_rows
 from recbole_diffusion.files import write_whole
 from recbole_diffusion.properties import parse_scalar
 
-# Settings that name a place or a way of watching; they cannot change a number.
+# Settings that name a place or a way of watching; they cannot change a number. The hash that names a kept run leaves
+# them out, so that a word more or less here makes all kept runs unknown, and so do the commands on the pages.
+# checkpoint.FREE_SETTINGS has more: what a resumed run may change but a page must show, such as epochs.
 PLACES = frozenset(
     "checkpoint_dir data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb ranks_file"
     " result_file resume save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
@@ -27,9 +29,9 @@ PREAMBLE = (
     "Commands leave out settings that only name places, such as data_path."
 )
 ABOUT_TESTS = (
-    "Paired two-sided t-tests against every other row; d is Cohen's d of the paired differences. Over users, a value is "
-    "the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is corrected by Holm over all "
-    f"tests of a column of a table, each protocol by itself; * is p < {ALPHA}."
+    "Paired two-sided t-tests against every other row; d is Cohen's d of the paired differences. Over users, a value "
+    "is the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is corrected by Holm "
+    f"over all tests of a column of a table, each protocol by itself; * is p < {ALPHA}."
 )
 
 
