@@ -151,6 +151,11 @@ def test_csv_has_one_line_per_cell():
     assert lines[1]["HR@10 masked"] == ""
 
 
+def test_a_run_whose_memory_is_unknown_has_a_page():
+    page = write_tables([made_up(peak_memory_mb={})], "pages", "")["toy"].read_text(encoding="utf-8")  # on Windows
+    assert "| 103,360 | – |" in page
+
+
 def test_only_failures_still_make_a_page():
     failed = {"model": "SASRec", "dataset": "toy", "seed": 7, "error": "no", "given": {"alpha": 1}}
     page = write_tables([failed], "pages", "")["toy"].read_text(encoding="utf-8")
@@ -279,6 +284,8 @@ def test_a_damaged_cell_is_named(runner):
         (["--models=SASRec", "--seed=x"], "seed must be a whole number"),
         (["--models=SASRec", "--model=SASRec"], "takes no 'model': use --models"),
         (["--models=SASRec", "--result_file=x.json"], "takes no 'result_file'"),
+        (["--models=SASRec", "--nproc=2"], "takes no 'nproc': every training of it is one process"),
+        (["--models=SASRec", "--world_size=2"], "takes no 'world_size'"),
         (["--models=SASRec", "--out"], "--out: expected one argument"),
         (["--rows=absent.yaml"], "'absent.yaml' does not exist"),
     ],
@@ -298,6 +305,7 @@ def test_wrong_words_end_before_the_first_training(runner, words, message):
         ("a: {tau: 0.1}", "a on toy: unknown model 'a'"),
         ("SimDiffRec: {tua: 0.1}", "SimDiffRec on toy: unknown key 'tua'"),
         ("a: {model: SimDiffRec, seed: 1}", "row 'a' takes no 'seed'"),
+        ("a: {model: SimDiffRec, nproc: 2}", "row 'a' takes no 'nproc'"),
         ("a: {model: SimDiffRec, datasets: {toy: {dataset: x}}}", "row 'a' takes no 'dataset'"),
         ("a: {model: SimDiffRec, datasets: [toy]}", "row 'a': datasets must map"),
         ("a: {model: SimDiffRec, datasets: {beuty: {alpha: 1}}}", "'beuty', did you mean 'beauty'"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_learning_curves_are_those_of_the_run(runs):
     assert "epoch" in text and "MRR@5 on validation" in text and "ours: diffusion" in text
 
 
+def test_learning_curves_of_a_checkpoint_are_those_of_its_result(runs):
+    assert run_module("plot", ["curves", f"a={runs.files['SASRec']}", "--name=result"]) == 0
+    last = runs.checkpoints["SASRec"].replace("-best.pth", "-last.pth")  # the best one ends at its own epoch
+    assert run_module("plot", ["curves", f"a={last}", "--name=checkpoint"]) == 0
+    assert drawn("checkpoint") == drawn("result")
+
+
+def test_a_checkpoint_without_a_history_is_refused(runs):
+    content = torch.load(runs.checkpoints["SASRec"], weights_only=True)
+    torch.save({**content, "training": None}, "bare.pth")
+    with pytest.raises(UsageError, match="'bare.pth' has no learning curves: .* or a checkpoint"):
+        run_module("plot", ["curves", "bare.pth"])
+
+
 def sweep_folder(key="alpha", values=(0.1, 0.2), **other):
     for dataset in ("toys", "beauty"):
         for value in values:
@@ -84,6 +99,27 @@ def test_a_sweep_shows_mean_and_deviation():
     assert first["seeds"] == "2" and {row["dataset"] for row in rows} == {"toys"}
     assert run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--part=valid", "--name=valid"]) == 0
     assert {(row["dataset"], float(row["mean"])) for row in drawn("valid")} == {("toys", 0.9), ("beauty", 0.9)}
+
+
+def test_runs_of_older_code_are_no_more_seeds():
+    sweep_folder(values=(0.1,))
+    older = json.loads(Path("out/toys/alpha0.110.json").read_text(encoding="utf-8"))
+    older.update(test_result_unmasked={"hit@10": 0.9}, fingerprint={"code": "older"})
+    for name in ("alpha0.110-other.json", "a-first-by-name.json"):
+        write_json(older, f"out/toys/{name}")
+        os.utime(f"out/toys/{name}", (1, 1))
+    assert run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--datasets=toys"]) == 0
+    (row,) = drawn("sweep")
+    assert row["seeds"] == "2" and float(row["mean"]) == pytest.approx(0.25)
+
+
+def test_a_run_without_the_metric_of_a_sweep_is_named():
+    sweep_folder()
+    other = json.loads(Path("out/toys/alpha0.220.json").read_text(encoding="utf-8"))
+    write_json({**other, "test_result_unmasked": {"hit@5": 0.1}}, "out/toys/alpha0.220.json")
+    with pytest.raises(UsageError, match="'out/toys/alpha0.220.json': unknown metric 'HR@10', did you mean") as caught:
+        run_module("plot", ["sweep", "--folder=out", "--key=alpha"])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_sweep_of_words_has_equal_steps():

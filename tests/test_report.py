@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from recbole_diffusion.analysis.significance import (
     paired_test,
     user_values,
 )
-from recbole_diffusion.analysis.tables import Study, improvements
+from recbole_diffusion.analysis.tables import PLACES, Study, improvements
+from recbole_diffusion.checkpoint import FREE_SETTINGS
 from recbole_diffusion.cli import run_module
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
@@ -126,6 +128,17 @@ def test_improvement_is_over_the_best_other_row():
     rows = {"a": [made_up(value=0.2)], "b": [made_up(value=0.25)], "c": [made_up(value=0.3)]}
     assert improvements(rows, "test_result_unmasked", ["hit@5"], "c") == {"hit@5": ("b", pytest.approx(0.2))}
     assert improvements({"c": rows["c"]}, "test_result_unmasked", ["hit@5"], "c") == {}
+
+
+def test_both_pages_say_how_the_tests_were_corrected():
+    rows = [made_up(row=row, seed=seed, value=start + step * seed)
+            for row, start, step in (("a", 0.2, 0.01), ("b", 0.3, 0.02)) for seed in range(3)]  # fmt: skip
+    page = write_reports(rows, "out", Study(metrics=["hit@5"]), everything=True)["toy"].read_text(encoding="utf-8")
+    found = compare_rows({"a": rows[:3], "b": rows[3:]}, "b", "masked", ["hit@5"])[0].seeds
+    assert found.p_holm == found.p  # the test of the other protocol stands in a table of its own and does not count
+    assert page.count(f"| {found.p_holm:.4f} * |") == 2 and "## Tests of b" in page
+    for text in (page, unescape(Path("out/report.html").read_text(encoding="utf-8"))):
+        assert "over all tests of a column of a table, each protocol by itself" in text
 
 
 # Figures that cannot be true
@@ -284,10 +297,36 @@ def test_a_row_that_sees_test_labels_is_marked():
     assert "(sees test labels)" in Path("report.html").read_text(encoding="utf-8")
 
 
+def test_chosen_metrics_must_be_those_of_every_row(runner):  # noqa: F811
+    Path("rows.yaml").write_text("SASRec: {}\nshort: {model: SASRec, topk: [5], valid_metric: MRR@5}\n")
+    with pytest.raises(UsageError, match="unknown metric 'HR@10', did you mean 'hit@5'.*: short on toy has hit@5,"):
+        call("--rows=rows.yaml", "--show=HR@10")
+    assert not runner.calls
+
+
+def test_metrics_are_chosen_for_rows_without_a_model(tmp_path):
+    words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=DreamRec", "--show=HR@10", "--only-tables"]
+    assert run_module("compare", [*words, f"--data_path={tmp_path}", "--out=out"]) == 0
+    assert "| HR@10 ours | HR@10 paper |" in Path("out/beauty.md").read_text(encoding="utf-8")
+
+
 def test_chosen_metrics_and_row_under_test(runner):  # noqa: F811
     call("--models=SASRec,SimDiffRec", "--seeds=1", "--ours=SASRec", "--show=NDCG@10,hit@5")
     page = Path("out/toy.md").read_text(encoding="utf-8")
     assert "| row | NDCG@10 | HR@5 |" in page and "SASRec against the best other row" in page
+
+
+def test_ablations_of_diffsbr_are_those_of_its_guide():
+    guide = (Path(__file__).parents[1] / "docs" / "diffsbr.md").read_text(encoding="utf-8")
+    rows = {**paper.read_preset("diffsbr.figure3").rows, **paper.read_preset("diffsbr.table3").rows}
+    for label, content in rows.items():
+        words = [f"{key}: {value}" for key, value in content.items() if key != "model"]
+        if label.startswith("w/o"):
+            assert f"| {label} | {', '.join(f'`{word}`' for word in words)}" in guide
+
+
+def test_settings_that_name_a_place_may_change_in_a_resumed_run():
+    assert PLACES - {"single_spec"} < FREE_SETTINGS  # RecBole sets single_spec by itself
 
 
 # Files

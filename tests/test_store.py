@@ -112,6 +112,14 @@ def test_jobs_run_side_by_side_and_a_killed_one_costs_its_cell_only(data):
     assert all("signal 9" in line["error"] for line in failed)
 
 
+@pytest.mark.slow
+def test_jobs_may_have_workers_that_load_data(data):
+    program = start(data, "jobs", "--seeds=2", "--jobs=2", "--worker=1")
+    printed = program.communicate(timeout=240)[0]
+    assert program.returncode == 0, printed
+    assert len(runs_of("jobs")) == 2 and not any(line["error"] for line in metrics_of("jobs"))
+
+
 # Locks
 
 
@@ -257,6 +265,32 @@ def test_the_index_is_made_from_the_runs(folder):
     assert Store("out").refresh_index()["d/one.json"]["seconds"] == 4.0
     Path("out/d/one.json").unlink()
     assert set(folder.refresh_index()) == {"d/two.failed.json"}
+
+
+@pytest.fixture
+def gone(monkeypatch):
+    """Names of files that another program deletes between the look into the folder and the look at the file."""
+    names, look = set(), Path.stat
+
+    def stat(path, **options):
+        if path.name in names:
+            raise FileNotFoundError(path)
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    return names
+
+
+def test_files_that_other_programs_delete_meanwhile_are_passed_over(folder, gone):
+    write_run("one")
+    write_run("two.failed", error="broken")
+    for name in (".a.tmp", ".b.tmp"):
+        Path("out/d", name).touch()
+        os.utime(Path("out/d", name), (1, 1))
+    gone.update(["two.failed.json", ".a.tmp"])
+    assert set(folder.refresh_index()) == {"d/one.json"}
+    folder.sweep_leftovers()
+    assert {path.name for path in Path("out/d").glob(".*.tmp")} == {".a.tmp"}
 
 
 def test_only_changed_runs_are_read_again(folder, monkeypatch):

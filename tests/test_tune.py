@@ -25,6 +25,13 @@ def data(tmp_path):
     return write_sequences(cycle_sequences(n_users=12), tmp_path / "data", "cycle")
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    """Every trial has the same score at once."""
+    found = {"best_valid_score": 0.5, "best_valid_result": {}, "epochs": 1}
+    monkeypatch.setattr(quick_start, "validate", lambda *args, **kwargs: found)
+
+
 def call(data, *words, space="tau: [0.1, 0.5]\nalpha: {low: 0.1, high: 1.0, log: True}\n"):
     Path("space.yaml").write_text(space, encoding="utf-8")
     given = {word.partition("=")[0] for word in words}
@@ -55,6 +62,36 @@ def test_a_study_goes_on_and_its_best_settings_train(data, capsys):
     assert result["best_valid_score"] == pytest.approx(float(top["score"]), abs=1e-6)
 
 
+def drawn(folder):
+    """The settings of all trials of a study in a folder."""
+    with open(f"{folder}/SimDiffRec-cycle.csv", encoding="utf-8", newline="") as file:
+        return [(trial["tau"], trial["alpha"]) for trial in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_study_that_goes_on_draws_what_it_would_have_drawn_at_once(data, no_training, search):
+    words = [f"--search={search}", "--search-seed=7"]
+    assert call(data, *words, "--trials=3", "--out=parts") == call(data, *words, "--trials=6", "--out=parts") == 0
+    assert call(data, *words, "--trials=6", "--out=whole") == 0
+    assert len(set(drawn("parts"))) == 6 and drawn("parts") == drawn("whole")
+    assert call(data, f"--search={search}", "--search-seed=8", "--trials=6", "--out=other") == 0
+    assert not set(drawn("other")) & set(drawn("whole"))
+
+
+def test_a_grid_that_goes_on_tries_every_point_once(data, no_training):
+    for trials_wanted in (2, 4):
+        words = ["--search=grid", f"--trials={trials_wanted}", "--out=grid"]
+        assert call(data, *words, space="tau: [0.1, 0.5]\nalpha: [0.1, 0.2]\n") == 0
+    assert len(set(drawn("grid"))) == len(drawn("grid")) == 4
+
+
+def test_programs_with_folders_of_their_own_share_a_study(data, no_training):
+    assert call(data, "--storage=sqlite:///shared.db", "--out=one", "--trials=2") == 0
+    assert call(data, "--storage=sqlite:///shared.db", "--out=two", "--trials=5") == 0
+    assert len(drawn("two")) == len(set(drawn("two"))) == 5 and drawn("two")[:2] == drawn("one")
+    assert not list(Path().glob("*/tune.db"))
+
+
 def test_the_test_part_is_never_ranked(data, monkeypatch):
     ranked, iterate = [], SequenceEvalDataLoader.__iter__
 
@@ -73,6 +110,18 @@ def test_hopeless_trials_end_early(data, monkeypatch):
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: self.number == 1)
     assert call(data) == 0
     assert [trial["state"] for trial in trials()] == ["complete", "pruned", "complete"]
+
+
+def test_the_pruner_ends_a_trial_that_cannot_learn(data):
+    Path("runs/tune").mkdir(parents=True)
+    study = optuna.create_study(
+        study_name="SimDiffRec-cycle", storage="sqlite:///runs/tune/tune.db", direction="maximize"
+    )
+    for rate in (0.02, 0.02, 0.02, 1e-9):  # the pruner needs three to compare with
+        study.enqueue_trial({"learning_rate": rate})
+    words = ["--trials=4", "--epochs=8", "--pruner=median", "--train_batch_size=16", "--beta=0"]
+    assert call(data, *words, space="learning_rate: [0.02, 1.0e-9]\n") == 0
+    assert [trial["state"] for trial in trials()] == ["complete", "complete", "complete", "pruned"]
 
 
 def test_a_broken_trial_does_not_end_the_study(data, monkeypatch):
@@ -118,6 +167,10 @@ def test_every_shipped_space_fits_its_model():
         (["--tua=1"], None, "unknown key 'tua', did you mean 'tau'"),
         (["--eval_step=0"], None, "without validation"),
         (["--result_file=x.json"], None, "takes no 'result_file'"),
+        (["--nproc=2"], None, "takes no 'nproc': every training of it is one process"),
+        (["--world_size=2"], None, "takes no 'world_size'"),
+        (["--resume"], None, "takes no 'resume': the same command goes on"),
+        (["--config_files=resume.yaml"], None, "takes no 'resume'"),
         (["--tau=0.1", "--alpha=0.1"], None, "nothing to search"),
         ([], "tua: [1, 2]", "unknown key 'tua'"),
         ([], "tau: [0.1, -1]", "tau must lie in"),
@@ -128,6 +181,7 @@ def test_every_shipped_space_fits_its_model():
 )
 def test_wrong_words_end_before_the_first_trial(data, monkeypatch, words, space, message):
     monkeypatch.setattr(quick_start, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    Path("resume.yaml").write_text("resume: True", encoding="utf-8")
     with pytest.raises(UsageError, match=message) as caught:
         call(data, *words, **({"space": space} if space else {}))
     assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from recbole_diffusion.registry import plugin_models, recbole_models
 
 FIRST_SEED = 2020
 DEFAULT_SEEDS = "3"
+ONE_PROCESS = dict.fromkeys(("nproc", "world_size"), "every training of it is one process")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def plan_cells(args, settings, preset=None):
     Raises:
         UsageError: empty selection, unknown model, key or data set, value out of range, missing data file.
     """
-    refuse(settings, {"model": "use --models", "dataset": "use --datasets", "result_file": "cells are kept in --out"})
+    reasons = {"model": "use --models", "dataset": "use --datasets", "result_file": "cells are kept in --out"}
+    refuse(settings, {**reasons, **ONE_PROCESS})
     datasets = select_datasets(args, preset)
     rows = read_rows(args, settings, datasets, preset)
     seeds = list_seeds(args.seeds, settings)
@@ -195,12 +197,13 @@ def describe_study(args, settings, preset, cells):
 def check_metric(name, cells):
     """RecBole's name of a metric that every cell computes. Raises UsageError."""
     wanted = name.lower().replace("hr@", "hit@")
-    for cell in cells:
+    for cell in {(cell.row, cell.dataset): cell for cell in cells}.values():  # a seed changes no metric
         config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
         known = [f"{metric}@{k}".lower() for metric in config["metrics"] for k in config["topk"]]
         if wanted not in known:
-            raise UsageError(f"unknown metric '{name}'{did_you_mean(wanted, known)}: the runs have {', '.join(known)}")
-        return wanted
+            hint = did_you_mean(wanted, known)
+            raise UsageError(f"unknown metric '{name}'{hint}: {cell.row} on {cell.dataset} has {', '.join(known)}")
+    return wanted
 
 
 def refuse(settings, reasons, where="compare"):
@@ -285,7 +288,7 @@ def read_row(label, content):
     settings = expand_config_files(settings)
     reasons = {"seed": "use --seed", "dataset": "use --datasets", "result_file": "cells are kept in --out"}
     for part in (settings, *per_dataset.values()):
-        refuse(part, {**reasons, "model": "a row has one model"}, where=f"row '{label}'")
+        refuse(part, {**reasons, **ONE_PROCESS, "model": "a row has one model"}, where=f"row '{label}'")
     return Row(label, model, settings, {str(name): extra for name, extra in per_dataset.items()})
 
 

@@ -3,10 +3,11 @@
 from html import escape
 
 from recbole_diffusion.analysis.tables import (
-    ALPHA,
+    ABOUT_TESTS,
     NOTHING,
     PROTOCOLS,
     column,
+    comparison_columns,
     comparisons,
     describe_row,
     finished,
@@ -20,7 +21,6 @@ from recbole_diffusion.analysis.tables import (
     row_under_test,
     run_command,
     shown_metrics,
-    test_columns,
 )
 
 STYLE = """
@@ -155,16 +155,11 @@ def format_tests(rows, names, study):
         found = comparisons(rows, ours, protocol, names)
         if found:
             summary = f"History {title}: {ours} against {', '.join(dict.fromkeys(c.other for c in found))}"
-            table = html_table(test_columns(found))
+            table = html_table(comparison_columns(found))
             parts.append(f"<details open><summary>{escape(summary)}</summary>{table}</details>")
     if not parts:
         return ""
-    note = (
-        "Paired two-sided t-tests; d is Cohen's d of the paired differences. Over users, a value is the mean over the "
-        "row's seeds; over seeds, the pairs are equal seeds, from three on. p is corrected by Holm over all tests of a "
-        f"column; * is p < {ALPHA}."
-    )
-    return tag("h3", f"Tests of {escape(ours)}") + tag("p", escape(note), "soft") + "\n".join(parts)
+    return tag("h3", f"Tests of {escape(ours)}") + tag("p", escape(ABOUT_TESTS), "soft") + "\n".join(parts)
 
 
 def format_failures(results):

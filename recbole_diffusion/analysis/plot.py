@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from recbole_diffusion.analysis.tables import finished, metric_title, write_text
-from recbole_diffusion.checkpoint import add_trust_argument
+from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import make_folder
 
@@ -21,7 +21,7 @@ def add_arguments(parser):
     """Add the kinds of pictures and their words to an ``argparse`` parser."""
     kinds = parser.add_subparsers(dest="kind", metavar="curves | sweep | groups | tsne", required=True)
     words = {
-        "curves": "losses and validation by epoch, from result files",
+        "curves": "losses and validation by epoch, from result files or checkpoints",
         "sweep": "a metric over a setting, from a folder of compare",
         "groups": "metrics by length of history and by popularity of the target, from checkpoints",
         "tsne": "sequence or item embeddings in two dimensions, from checkpoints",
@@ -38,7 +38,7 @@ def add_arguments(parser):
             sub.add_argument("--part", default="test", help="test or valid (default test)")
             sub.add_argument("--masked", action="store_true", help="with the history masked")
             continue
-        what = "result file (JSON)" if kind == "curves" else "checkpoint"
+        what = "result file (JSON) or checkpoint (.pth)" if kind == "curves" else "checkpoint"
         sub.add_argument("files", nargs="+", metavar="LABEL=FILE", help=f"{what}; without LABEL the file names it")
         if kind == "curves":
             sub.add_argument("--metric", help="validation metric (default the one that chose the epoch)")
@@ -153,12 +153,12 @@ def recbole_metric(name):
     return name.lower().replace("hr@", "hit@")
 
 
-def pick_metric(name, known):
-    """RecBole's name of a metric that is there. Raises UsageError."""
+def check_metric(name, known, where):
+    """Raise UsageError, which begins with where, when a run has no such metric."""
     metric = recbole_metric(name)
     if metric not in known:
-        raise UsageError(f"unknown metric '{name}'{did_you_mean(metric, known)}: there are {', '.join(known)}")
-    return metric
+        there = ", ".join(known) or "none"
+        raise UsageError(f"{where}: unknown metric '{name}'{did_you_mean(metric, known)}: there are {there}")
 
 
 # Learning curves
@@ -166,14 +166,14 @@ def pick_metric(name, known):
 
 def draw_curves(args):
     """Losses by name on the left, the validation metric on the right, and the chosen epoch marked."""
-    runs = {label: read_result(path) for label, path in labelled_files(args.files).items()}
+    runs = {label: read_curves(path) for label, path in labelled_files(args.files).items()}
     first = next(iter(runs.values()))
-    metric = recbole_metric(args.metric or first["settings"]["valid_metric"])
+    metric = recbole_metric(args.metric or first["metric"])
     figure, (left, right) = new_figure(2)
     rows = []
     for (label, run), color in zip(runs.items(), COLORS):
         history = run["history"]
-        pick_metric(metric, history["valid"])
+        check_metric(metric, history["valid"], label)
         for (name, values), dashes in zip(history["loss"].items(), ("-", "--", ":", "-.") * 3):
             text = label if len(history["loss"]) == 1 else f"{label}: {name}"
             left.plot(history["epoch"], values, dashes, color=color, label=text, linewidth=1.6)
@@ -199,15 +199,24 @@ def line(label, curve, epoch, value):
     return {"run": label, "curve": curve, "epoch": epoch, "value": value}
 
 
-def read_result(path):
-    """A result file with its history. Raises UsageError."""
+def read_curves(path):
+    """History, best epoch and validation metric of a result file or of a checkpoint.
+
+    Raises:
+        UsageError: when the file is damaged or has no history, such as a checkpoint of RecBole.
+    """
+    checkpoint = load_checkpoint(str(path)) if path.suffix == ".pth" else None
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["history"]["epoch"] and result["history"]["valid_epoch"]:
-            return result
+        found = checkpoint["training"] if checkpoint else json.loads(path.read_text(encoding="utf-8"))
+        settings = checkpoint["config"] if checkpoint else found["settings"]
+        history = found["history"]
+        if history["epoch"] and history["valid_epoch"]:
+            return {"history": history, "best_epoch": found["best_epoch"], "metric": settings["valid_metric"]}
     except (ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"'{path}' has no learning curves: name a file of --result_file or a run of compare")
+    raise UsageError(
+        f"'{path}' has no learning curves: name a file of --result_file, a run of compare or a checkpoint (.pth)"
+    )
 
 
 # Sweeps
@@ -215,20 +224,14 @@ def read_result(path):
 
 def draw_sweep(args):
     """Mean and deviation over seeds of a metric over a setting, one panel per data set, one line per other setting."""
-    from recbole_diffusion.analysis.store import Store, read_json
-
     if args.part not in ("test", "valid"):
         raise UsageError(f"--part must be test or valid, got '{args.part}'")
-    runs = finished([read_json(path) for path in Store(args.folder).runs()])
-    wanted = [name.strip() for name in args.datasets.split(",") if name.strip()]
-    runs = [run for run in runs if not wanted or run["dataset"] in wanted]
-    runs = [run for run in runs if args.key in run["given"]]
-    if not runs:
-        raise UsageError(f"no kept run in '{args.folder}' was given the setting '{args.key}': see compare")
+    runs = swept_runs(args)
     source = "best_valid_result" if args.part == "valid" else f"test_result_{'masked' if args.masked else 'unmasked'}"
-    metric = pick_metric(args.metric, runs[0][source])
+    metric = recbole_metric(args.metric)
     panels = {}
-    for run in runs:
+    for path, run in runs.items():
+        check_metric(args.metric, run[source], f"'{path}'")
         group = panels.setdefault(run["dataset"], {}).setdefault(other_settings(run, args.key), {})
         group.setdefault(run["given"][args.key], []).append(run[source][metric])
     labels = list(dict.fromkeys(label for groups in panels.values() for label in groups))
@@ -245,6 +248,32 @@ def draw_sweep(args):
         fullest = max(axes, key=lambda place: len(place.get_legend_handles_labels()[1]))
         legend_below(figure, fullest, columns=2)
     return figure, rows
+
+
+def swept_runs(args):
+    """The kept runs of a sweep, the newest of those that differ only in their code or data.
+
+    Args:
+        args (argparse.Namespace): folder, key and data sets.
+
+    Returns:
+        dict[Path, dict]: file -> run, in the order of the files.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    from recbole_diffusion.analysis.store import Store, read_json
+
+    wanted = [name.strip() for name in args.datasets.split(",") if name.strip()]
+    newest = {}
+    for path in sorted(Store(args.folder).runs(), key=lambda path: path.stat().st_mtime_ns):
+        run = read_json(path)
+        if finished([run]) and args.key in run["given"] and (not wanted or run["dataset"] in wanted):
+            same = json.dumps([run["model"], run["dataset"], run["seed"], run["given"]], sort_keys=True)
+            newest[same] = (path, run)
+    if not newest:
+        raise UsageError(f"no kept run in '{args.folder}' was given the setting '{args.key}': see compare")
+    return dict(sorted(newest.values(), key=lambda found: found[0]))
 
 
 def other_settings(run, key):

@@ -46,7 +46,7 @@ class Comparison:
 
 
 def compare_rows(rows, ours, protocol, names):
-    """Tests of ``ours`` against every other row, corrected over all of them.
+    """Tests of ``ours`` against every other row under one protocol, corrected over all of them.
 
     Args:
         rows (dict[str, list[dict]]): row label -> finished results. ``ranks_file`` of a result names its ranks.
@@ -65,8 +65,8 @@ def compare_rows(rows, ours, protocol, names):
             if other == ours or not all(pair):
                 continue
             difference = np.mean(list(pair[0].values())) - np.mean(list(pair[1].values()))
-            users = test_users(ranks[ours], ranks[other], name)
-            found.append(Comparison(other, name, float(difference), users, test_seeds(*pair)))
+            users = paired_over_users(ranks[ours], ranks[other], name)
+            found.append(Comparison(other, name, float(difference), users, paired_over_seeds(*pair)))
     correct([comparison.users for comparison in found])
     correct([comparison.seeds for comparison in found])
     return found
@@ -78,7 +78,7 @@ def by_seed(results, protocol, name):
     return {result["seed"]: result[key][name] for result in results if name in result.get(key, {})}
 
 
-def test_seeds(ours, other):
+def paired_over_seeds(ours, other):
     """Paired test over the seeds that both rows have, or None where they are too few."""
     common = sorted(set(ours) & set(other))
     if len(common) < MIN_SEEDS:
@@ -86,7 +86,7 @@ def test_seeds(ours, other):
     return paired_test([ours[seed] for seed in common], [other[seed] for seed in common])
 
 
-def test_users(ours, other, name):
+def paired_over_users(ours, other, name):
     """Paired test over users, or None where ranks are missing, are of other users or do not give the metric."""
     if ours is None or other is None or not np.array_equal(ours["who"], other["who"]):
         return None

@@ -63,10 +63,11 @@ class Store:
             before = {}
         runs = {}
         for path in self.runs():
-            name, state = path.relative_to(self.folder).as_posix(), path.stat()
-            stamp = [state.st_size, state.st_mtime_ns]
-            known = before.get(name, {})
-            runs[name] = known if known.get("stamp") == stamp else {"stamp": stamp, **summary(read_json(path))}
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                runs[name] = facts_of(path, before.get(name, {}))
+            except FileNotFoundError:  # a failure that another program has just made good
+                continue
         if runs != before or not (self.folder / INDEX).is_file():
             write_json({"format": FORMAT, "runs": runs}, self.folder / INDEX)
         return runs
@@ -74,8 +75,11 @@ class Store:
     def sweep_leftovers(self):
         """Remove temporary files of programs that were killed long ago."""
         for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:
-            if self.now() - path.stat().st_mtime > LEFTOVER_SECONDS:
-                path.unlink(missing_ok=True)
+            try:
+                if self.now() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # renamed by its owner, or swept by another program
+                continue
 
     def now(self):
         """Time by the clock that stamps the files, which may be another machine's."""
@@ -195,6 +199,13 @@ def this_machine():
         except OSError:
             continue
     return " ".join(parts)
+
+
+def facts_of(path, known):
+    """What the index tells about a file: what it told before, unless the file has changed since."""
+    state = path.stat()
+    stamp = [state.st_size, state.st_mtime_ns]
+    return known if known.get("stamp") == stamp else {"stamp": stamp, **summary(read_json(path))}
 
 
 def summary(result):

@@ -13,7 +13,9 @@ from recbole_diffusion.analysis.significance import ALPHA, compare_rows
 from recbole_diffusion.files import write_whole
 from recbole_diffusion.properties import parse_scalar
 
-# Settings that name a place or a way of watching; they cannot change a number.
+# Settings that name a place or a way of watching; they cannot change a number. The hash that names a kept run leaves
+# them out, so that a word more or less here makes all kept runs unknown, and so do the commands on the pages.
+# checkpoint.FREE_SETTINGS has more: what a resumed run may change but a page must show, such as epochs.
 PLACES = frozenset(
     "checkpoint_dir data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb ranks_file"
     " result_file resume save_dataloaders save_dataset show_progress single_spec state wandb_project".split()
@@ -25,6 +27,11 @@ USUAL = ("hit@10", "ndcg@10")
 PREAMBLE = (
     "Mean ± sample standard deviation over seeds; the best mean of a column is bold, the second best underlined. "
     "Commands leave out settings that only name places, such as data_path."
+)
+ABOUT_TESTS = (
+    "Paired two-sided t-tests against every other row; d is Cohen's d of the paired differences. Over users, a value "
+    "is the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is corrected by Holm "
+    f"over all tests of a column of a table, each protocol by itself; * is p < {ALPHA}."
 )
 
 
@@ -291,15 +298,10 @@ def format_tests(rows, names, study):
     for title, protocol in PROTOCOLS.items():
         found = comparisons(rows, ours, protocol, names)
         if found:
-            parts += [f"History {title}:", markdown_table(test_columns(found))]
+            parts += [f"History {title}:", markdown_table(comparison_columns(found))]
     if not parts:
         return ""
-    note = (
-        f"Paired two-sided t-tests of {ours} against every other row; d is Cohen's d of the paired differences. Over "
-        f"users, a value is the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is "
-        f"corrected by Holm over all tests of a column; * is p < {ALPHA}."
-    )
-    return "\n\n".join(["## Tests", note, *parts])
+    return "\n\n".join([f"## Tests of {ours}", ABOUT_TESTS, *parts])
 
 
 def comparisons(rows, ours, protocol, names):
@@ -311,7 +313,7 @@ def comparisons(rows, ours, protocol, names):
     return [comparison for comparison in found if comparison.users or comparison.seeds]
 
 
-def test_columns(found):
+def comparison_columns(found):
     """Column title -> texts of a table of tests."""
     return {
         "against": [c.other for c in found],
@@ -348,7 +350,7 @@ def row_facts(cells):
     """Facts of one row as texts, by column title."""
     done = finished(cells)
     failures = sum("error" in cell for cell in cells)
-    peaks = [r["peak_memory_mb"].get("cuda") or r["peak_memory_mb"]["process"] for r in done]
+    peaks = [r["peak_memory_mb"].get("cuda") or r["peak_memory_mb"].get("process", 0) for r in done]  # 0 on Windows
     return {
         "seeds": f"{len(done)}, {failures} failed" if failures else str(len(done)),
         "validation": format_validation(done),
@@ -356,7 +358,7 @@ def row_facts(cells):
         "epochs": format_plain([r["epochs"] for r in done]),
         "s/epoch": format_plain([r["seconds"]["training"] / max(r["epochs"], 1) for r in done], digits=2),
         "parameters": "; ".join(f"{count:,}" for count in sorted({r["parameters"] for r in done})) or NOTHING,
-        "peak memory MB": f"{max(peaks):,}" if peaks else NOTHING,
+        "peak memory MB": f"{max(peaks):,}" if any(peaks) else NOTHING,
     }
 
 
@@ -409,7 +411,7 @@ def format_value(value):
 
 
 def format_csv(results):
-    """One line per cell with full precision; a failed cell has its error instead of numbers."""
+    """One line per cell with all stored places of the metrics; a failed cell has its error instead of numbers."""
     names = metric_names(results)
     metrics = {f"{metric_title(name)} {title}": (key, name) for title, key in PROTOCOLS.items() for name in names}
     fields = ["row", "dataset", "seed", *metrics, "epochs", "best_epoch", "seconds", "parameters", "error"]

@@ -4,10 +4,11 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from recbole_diffusion import quick_start
-from recbole_diffusion.analysis.compare import check_files, expand_config_files
+from recbole_diffusion.analysis.compare import ONE_PROCESS, check_files, expand_config_files, refuse
 from recbole_diffusion.analysis.tables import PLACES, format_settings, write_text
 from recbole_diffusion.analysis.work import first_line
 from recbole_diffusion.config import DiffusionConfig
@@ -18,6 +19,11 @@ from recbole_diffusion.properties import load_yaml, property_file, property_name
 
 MOST_FAILURES = 3  # in a row before the search ends
 RANGE_KEYS = {"low", "high", "log", "step"}
+REFUSED = {
+    **dict.fromkeys(("result_file", "ranks_file"), "what it finds is kept in --out"),
+    **ONE_PROCESS,
+    "resume": "the same command goes on with the study, a trial that was stopped is lost",
+}
 
 
 def add_arguments(parser):
@@ -50,11 +56,9 @@ def main(args, settings):
         UsageError: for wrong words, before anything is trained, and when no trial ended well.
     """
     optuna = import_optuna()
-    for key in ("result_file", "ranks_file"):
-        if key in settings:
-            raise UsageError(f"tune takes no '{key}': what it finds is kept in --out")
     wanted = read_trials(args.trials)
     settings = expand_config_files(settings)
+    refuse(settings, REFUSED, where="tune")
     config = DiffusionConfig(args.model, args.dataset, config_dict=settings)
     check_files(config)
     if config["eval_step"] <= 0:
@@ -137,8 +141,9 @@ def ends_of(key, values):
 def open_study(optuna, args, space, direction):
     """The study of the command, new or going on. Raises UsageError for an unusable storage or word."""
     samplers = {
-        "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-        "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+        "tpe": lambda seed: seeded_by_trial(optuna, optuna.samplers.TPESampler, seed),
+        "random": lambda seed: seeded_by_trial(optuna, optuna.samplers.RandomSampler, seed),
+        # All programs of a study must shuffle the grid alike; what was tried is known from the study.
         "grid": lambda seed: optuna.samplers.GridSampler(grid_of(space), seed=seed),
     }
     pruners = {
@@ -160,6 +165,36 @@ def open_study(optuna, args, space, direction):
         )  # fmt: skip
     except Exception as error:  # each database has errors of its own
         raise UsageError(f"--storage={storage} cannot be used: {first_line(error)}") from None
+
+
+def seeded_by_trial(optuna, kind, seed):
+    """A sampler that starts anew for every trial, from the seed and the number of the trial in its study.
+
+    A sampler that starts once per program draws the same again when a study goes on, or on the next machine that shares
+    it. Numbers of trials are given once by the database, so that no two trials of a study draw alike, and a study that
+    is stopped and goes on draws what it would have drawn at once.
+
+    Args:
+        optuna (module): the package.
+        kind (type): a sampler of Optuna that takes ``seed``.
+        seed (int): of the search.
+
+    Returns:
+        optuna.samplers.BaseSampler: the sampler.
+    """
+
+    class SeededByTrial(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study, trial):
+            self.sampler = kind(seed=int(np.random.SeedSequence([seed, trial.number]).generate_state(1)[0]))
+            return self.sampler.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study, trial, search_space):
+            return self.sampler.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study, trial, param_name, param_distribution):
+            return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    return SeededByTrial()
 
 
 def pick(option, name, known):

@@ -150,13 +150,16 @@ def run_side_by_side(cells, store, started, jobs, keep, progress):
 
     def start(number):
         log = store.folder / f"worker-{number}.log"
-        process = context.Process(target=run_worker, args=(cells, store, started, log, jobs), daemon=True)
+        # No daemon, which could not start the workers of a DataLoader; stop_with_parent ends what is left alone.
+        process = context.Process(target=run_worker, args=(cells, store, started, log, jobs))
         process.start()
         return process
 
-    workers, waiting = {n: start(n) for n in range(1, min(jobs, len(cells)) + 1)}, list(cells)
-    print(f"{len(workers)} runs side by side, what they print is in {store.folder / 'worker-*.log'}", flush=True)
+    workers, waiting = {}, list(cells)
     try:
+        for number in range(1, min(jobs, len(cells)) + 1):
+            workers[number] = start(number)
+        print(f"{len(workers)} runs side by side, what they print is in {store.folder / 'worker-*.log'}", flush=True)
         while waiting:
             time.sleep(min(POLL_SECONDS, 0.2 * jobs))
             alive = any(process.is_alive() for process in workers.values())
@@ -179,6 +182,7 @@ def run_side_by_side(cells, store, started, jobs, keep, progress):
 def run_worker(cells, store, started, log, jobs):
     """What one of several processes does."""
     stop_with_parent()
+    multiprocessing.set_start_method(None, force=True)  # a DataLoader shall start its workers as in a run by itself
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
