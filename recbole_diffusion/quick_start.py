@@ -229,6 +229,7 @@ def run_in_group(local_rank, group_offset, environment, folder, arguments):
             os.environ[key] = str(value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
+    torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader shall start its workers as in a run by itself
     try:
         write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
     except UsageError as error:

@@ -130,7 +130,7 @@ def test_torchrun_prints_one_table(folder):
 
 
 def test_nproc_starts_processes(folder):
-    result = run("SimDiffRec", "cycle", config_dict=settings(folder, **PLAIN, epochs=1, nproc=2, result_file="r.json"))
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, **PLAIN, epochs=1, nproc=2, worker=1, result_file="r.json"))
     assert result["settings"]["world_size"] == 2 and json.loads(Path("r.json").read_text()) == result
 
 
