@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_diffusion.analysis import fingerprint, work
+from recbole_diffusion.analysis.compare import split_names
 from recbole_diffusion.analysis.tables import (
     Study,
     format_mean,
@@ -154,6 +155,13 @@ def test_csv_has_one_line_per_cell():
 def test_a_run_whose_memory_is_unknown_has_a_page():
     page = write_tables([made_up(peak_memory_mb={})], "pages", "")["toy"].read_text(encoding="utf-8")  # on Windows
     assert "| 103,360 | – |" in page
+
+
+def test_labels_with_commas_can_be_chosen():
+    labels = ["A", "A, B, C", "A, B", "D"]
+    assert split_names("A, B,C,D", "only", labels) == ["A, B, C", "D"]
+    assert split_names("A,B,A", "only", labels) == ["A, B", "A"]
+    assert split_names("D,A", "only", labels) == ["D", "A"]
 
 
 def test_only_failures_still_make_a_page():

@@ -213,9 +213,13 @@ def refuse(settings, reasons, where="compare"):
             raise UsageError(f"{where} takes no '{key}': {reason}")
 
 
-def split_names(text, option):
-    """Names between commas, at least one and none twice. Raises UsageError."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+def split_names(text, option, labels=()):
+    """Names between commas, at least one and none twice; a label may hold commas itself. Raises UsageError."""
+    names, parts = [], [part.strip() for part in text.split(",") if part.strip()]
+    while parts:
+        length = next((n for n in range(len(parts), 1, -1) if ", ".join(parts[:n]) in labels), 1)
+        names.append(", ".join(parts[:length]))
+        parts = parts[length:]
     if not names:
         raise UsageError(f"nothing to compare: add --{option}=NAME,NAME")
     twice = [name for name in names if names.count(name) > 1]
@@ -260,7 +264,7 @@ def read_rows(args, settings, datasets, preset=None):
         if labels.count(row.label) > 1:
             raise UsageError(f"two rows have the label '{row.label}': give one another")
         check_dataset_names(row, [*datasets, *known_datasets(settings), *(preset.datasets if preset else ())])
-    chosen = split_names(args.only, "only") if args.only else labels
+    chosen = split_names(args.only, "only", labels) if args.only else labels
     for label in chosen:
         if label not in labels:
             raise UsageError(f"--only names no row '{label}'{did_you_mean(label, labels)}")
