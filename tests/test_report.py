@@ -24,7 +24,7 @@ from recbole_diffusion.analysis.significance import (
     paired_test,
     user_values,
 )
-from recbole_diffusion.analysis.tables import PLACES, Study, improvements
+from recbole_diffusion.analysis.tables import PLACES, Study, column, improvements
 from recbole_diffusion.checkpoint import FREE_SETTINGS
 from recbole_diffusion.cli import run_module
 from recbole_diffusion.config import DiffusionConfig
@@ -289,6 +289,13 @@ def test_runs_of_other_code_count_when_asked(runner, monkeypatch):  # noqa: F811
     assert len(runner.calls) == 1
     call("--models=SASRec", "--seeds=1")
     assert len(runner.calls) == 2
+
+
+def test_a_row_that_sees_test_labels_is_never_the_best():
+    values = {"a": (0.3, False), "leaking": (0.5, True), "c": (0.4, False)}
+    rows = {label: [made_up(row=label, value=value, leaks_test_labels=leak)] for label, (value, leak) in values.items()}
+    assert [place for _, place in column(rows, "test_result_unmasked", "hit@5")] == [2, None, 1]
+    assert improvements(rows, "test_result_unmasked", ["hit@5"], "a")["hit@5"][0] == "c"
 
 
 def test_a_row_that_sees_test_labels_is_marked():

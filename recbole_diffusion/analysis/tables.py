@@ -140,14 +140,21 @@ def column(rows, protocol, name):
     """Texts and places of one metric.
 
     Returns:
-        list[tuple[str, int | None]]: mean and deviation, and 1 for the best, 2 for the second best, None for others.
+        list[tuple[str, int | None]]: mean and deviation, and 1 for the best, 2 for the second best, None for others and
+        for rows that see test labels.
     """
     values = [[r[protocol][name] for r in finished(cells) if name in r[protocol]] for cells in rows.values()]
     # Compared as shown: a mark must not tell apart what the reader sees as equal.
     means = [round(mean_and_std(v)[0], 4) if v else None for v in values]
-    order = sorted({mean for mean in means if mean is not None}, reverse=not is_smaller_better(name))
+    fair = [None if leaks(cells) else mean for cells, mean in zip(rows.values(), means)]
+    order = sorted({mean for mean in fair if mean is not None}, reverse=not is_smaller_better(name))
     texts = [format_mean(v) if v else NOTHING for v in values]
-    return [(text, order.index(mean) + 1 if mean in order[:2] else None) for text, mean in zip(texts, means)]
+    return [(text, order.index(mean) + 1 if mean in order[:2] else None) for text, mean in zip(texts, fair)]
+
+
+def leaks(cells):
+    """Whether a row's model saw test labels, so that it is out of the competition."""
+    return any(cell.get("leaks_test_labels") for cell in cells)
 
 
 def is_smaller_better(name):
@@ -176,7 +183,7 @@ def improvements(rows, protocol, names, ours):
         means = {}
         for label, cells in rows.items():
             values = [r[protocol][name] for r in finished(cells) if name in r[protocol]]
-            if values:
+            if values and (label == ours or not leaks(cells)):
                 means[label] = statistics.fmean(values)
         mine = means.pop(ours, None)
         if mine is None or not means:
@@ -269,7 +276,7 @@ def describe_row(label, cells):
     """A row's label, and why it has no numbers."""
     if "absent" in cells[0]:
         return f"{label} ({cells[0]['absent']})"
-    if any(cell.get("leaks_test_labels") for cell in cells):
+    if leaks(cells):
         return f"{label} (sees test labels)"
     return label if finished(cells) else f"{label} (failed)"
 
