@@ -11,6 +11,7 @@ from common import parse, prepare
 VARIANTS = {
     "float32": {},
     "enable_amp, bf16": {"enable_amp": True},
+    "enable_amp, fp16": {"enable_amp": True, "amp_type": "fp16"},
     "float32_matmul_precision: medium": {"float32_matmul_precision": "medium"},
     "clip_grad_norm": {"clip_grad_norm": {"max_norm": 5.0}},
     "compile": {"compile": True},
