@@ -1,4 +1,4 @@
-"""Packed layout and Transformer, cross-entropies, InfoNCE: fast equals plain."""
+"""Packed layout and Transformer, cross-entropies, InfoNCE, nearest items: fast equals plain."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from recbole_diffusion.layers import cross_entropy
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
+from recbole_diffusion.layers.top_items import GROUP, ROWS, top_items
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 
 
@@ -182,3 +183,33 @@ def test_info_nce_ignores_hidden_pairs():
     torch.testing.assert_close(
         info_nce(anchor, candidates, 0.5, hidden_pairs), info_nce(anchor, candidates[:2], 0.5)
     )
+
+
+def test_top_items_excludes_padding_and_the_given_item():
+    table = torch.tensor([[9.0], [3.0], [2.0], [1.0]])
+    queries = torch.ones(2, 1)
+    assert top_items(queries, table, 2).tolist() == [[1, 2], [1, 2]]
+    assert top_items(queries, table, 2, excluded=torch.tensor([1, 2])).tolist() == [[2, 3], [1, 3]]
+    assert top_items(queries[:0], table, 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("n_items", [5, 20 * GROUP - 1, 20 * GROUP, 20 * GROUP + 1, 1003])
+@pytest.mark.parametrize("k", [1, 4, 19, 21])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_top_items_equals_one_selection_among_all(n_items, k, clustered):
+    if k >= n_items - 1:
+        pytest.skip("more items than there are")
+    generator = torch.Generator().manual_seed(n_items + k)
+    table = torch.randn(n_items, 6, generator=generator)
+    if clustered:  # the best items share groups
+        table[:: -(-n_items // GROUP)] += 5
+    queries = torch.randn(ROWS + 3, 6, generator=generator)
+    excluded = torch.randint(1, n_items, (len(queries),), generator=generator)
+
+    scores = queries @ table.t()
+    scores[:, 0] = float("-inf")
+    scores[torch.arange(len(queries)), excluded] = float("-inf")
+    expected = scores.topk(k).values
+    found = top_items(queries, table, k, excluded)
+    torch.testing.assert_close((queries @ table.t()).gather(1, found), expected)
+    assert all(len(set(row)) == k for row in found.tolist())

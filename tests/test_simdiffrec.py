@@ -8,7 +8,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.model.simdiffrec import SimDiffRec, top_items
+from recbole_diffusion.model.simdiffrec import SimDiffRec
 from recbole_diffusion.testing import make_config
 
 N_ITEMS = 60
@@ -221,13 +221,6 @@ def test_unseen_items_are_unseen():
     seen = layout.row * model.n_items + packed
     drawn = model._unseen_items(layout.row, seen)
     assert (drawn > 0).all() and not torch.isin(layout.row * model.n_items + drawn, seen).any()
-
-
-def test_top_items_excludes_padding_and_the_given_item():
-    table = torch.tensor([[9.0], [3.0], [2.0], [1.0]])
-    queries = torch.ones(2, 1)
-    assert top_items(queries, table, 2).tolist() == [[1, 2], [1, 2]]
-    assert top_items(queries, table, 2, excluded=torch.tensor([1, 2])).tolist() == [[2, 3], [1, 3]]
 
 
 @pytest.mark.parametrize("settings", [{"k_noise": N_ITEMS}, {"k_sample": N_ITEMS + 1}])

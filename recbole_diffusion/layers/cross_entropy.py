@@ -2,10 +2,10 @@
 
 import torch
 
-# Logits held at a time. Small enough to stay in the cache and below the allocator's threshold
-# for fresh pages, which on CPU costs more than the arithmetic.
-LOGITS_IN_FLIGHT = 2**22
-FEWEST_ROWS = 64
+# Logits held at a time: few enough to stay in the cache between one pass over them and the next,
+# but never so few rows that a large catalogue is read again and again for little work.
+LOGITS_IN_FLIGHT = 2**20
+FEWEST_ROWS = 128
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -20,32 +20,9 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
 from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.top_items import top_items
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
-
-RANKED_ROWS = 256  # rows whose products with the whole catalogue are held at a time
-
-
-def top_items(queries, table, k, excluded=None):
-    """Items with the largest inner product, best first; padding (row 0) is never among them.
-
-    Args:
-        queries (torch.Tensor): [M, d].
-        table (torch.Tensor): [V, d].
-        k (int): items per query.
-        excluded (torch.LongTensor, optional): [M] one item that a query may not get.
-
-    Returns:
-        torch.LongTensor: [M, k].
-    """
-    found = []
-    for start in range(0, len(queries), RANKED_ROWS):
-        scores = queries[start : start + RANKED_ROWS] @ table.t()
-        scores[:, 0] = float("-inf")
-        if excluded is not None:
-            scores.scatter_(1, excluded[start : start + RANKED_ROWS, None], float("-inf"))
-        found.append(scores.topk(k).indices)
-    return torch.cat(found)
 
 
 class PositionedTransformer(nn.Module):
