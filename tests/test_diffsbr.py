@@ -301,7 +301,7 @@ def test_a_training_query_never_gets_its_own_session(tmp_path):
     batch = next(iter(loaders[0]))
     tables = model.eval()._item_tables()
     session, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], tables)
-    neighbours, _ = model._retrieve(session, batch[model.USER_ID])
+    neighbours, _ = model._retrieve(session, tables[0], batch[model.USER_ID])
     bank = model._session_bank().vectors
     for user, found in zip(batch[model.USER_ID].tolist(), neighbours):
         own = int(model.bank_row[user])
@@ -312,11 +312,46 @@ def test_retrieved_neighbours_are_the_best_scored(tmp_path):
     model, _ = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=2)
     model.eval()
     session = torch.randn(3, SMALL["hidden_size"])
-    neighbours, similarity = model._retrieve(session)
+    neighbours, similarity = model._retrieve(session, model.item_vectors())
     bank = model._session_bank()
     best = (model.scorer.tower(session) @ model.scorer.tower(bank.vectors).t()).topk(2)
     torch.testing.assert_close(neighbours, bank.vectors[best.indices])
     torch.testing.assert_close(similarity, best.values, atol=1e-5, rtol=1e-5)
+
+
+def train_steps(model, batch, n_steps):
+    """Banks that were searched in each step of a training with a high learning rate."""
+    optimizer, banks = torch.optim.SGD(model.parameters(), lr=0.5), []
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        sum(model.calculate_loss(batch)).backward()
+        optimizer.step()
+        banks.append(model._bank)
+    return banks
+
+
+def test_neighbours_in_training_are_seen_with_the_weights_of_the_step(tmp_path):
+    settings = {"k_neighbors": 2, "bank_refresh": 0, "graph_dropout": 0.0, "retriever_dropout": 0.0}
+    model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), **settings)
+    batch = next(iter(loaders[0]))
+    train_steps(model.train(), batch, 3)
+    ids, old = model.item_vectors(), model._bank
+    session, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], (ids, None))
+    neighbours, similarity = model._retrieve(session, ids)
+    nearest = model.scorer.nearest(session, old.index, 2)
+    model.eval()
+    current = model._session_bank().vectors
+    torch.testing.assert_close(neighbours, current[nearest])
+    assert not torch.allclose(neighbours, old.vectors[nearest], atol=1e-3) and not neighbours.requires_grad
+    torch.testing.assert_close(similarity, model.scorer.pairs(session, current[nearest]))
+
+
+@pytest.mark.parametrize("refresh, n_banks", [(0, 1), (2, 3), (1, 5)])
+def test_the_bank_is_encoded_anew_after_some_steps(tmp_path, refresh, n_banks):
+    model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=2, bank_refresh=refresh)
+    banks = train_steps(model.train(), next(iter(loaders[0])), 5)
+    assert len({id(bank) for bank in banks}) == n_banks
+    assert all(torch.isfinite(bank.vectors).all() for bank in banks)
 
 
 def test_a_bank_without_enough_sessions_is_refused(tmp_path):

@@ -192,7 +192,7 @@ class DiffSBR(DiffusionSequentialRecommender):
         return super().train(mode)
 
     def _forget(self):
-        self._bank = self._tables = None
+        self._bank, self._bank_uses, self._tables = None, 0, None
 
     def _item_tables(self):
         """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality."""
@@ -209,20 +209,27 @@ class DiffSBR(DiffusionSequentialRecommender):
 
     @torch.no_grad()
     def _session_bank(self):
-        """All training sessions, encoded without dropout; once per epoch and once per evaluation."""
-        if self._bank is None:
+        """All training sessions, encoded without dropout; again every ``bank_refresh`` steps, once per evaluation."""
+        is_old = self.training and self._bank_uses == self.config["bank_refresh"] > 0
+        if self._bank is None or is_old:
             training = self.training
             super().train(False)
             ids, vectors = self.item_vectors(), []
-            for rows, lengths in zip(self.bank_items.split(BANK_ROWS), self.bank_lengths.split(BANK_ROWS)):
-                layout = PackedLayout(lengths)
-                vectors.append(self.session(ids[layout.pack(rows)], layout))
+            for numbers in torch.arange(len(self.bank_items), device=ids.device).split(BANK_ROWS):
+                vectors.append(self._bank_vectors(numbers, ids))
             vectors = torch.cat(vectors)
             self._bank = SessionBank(vectors, self.scorer.index(vectors))
             super().train(training)
+            self._bank_uses = 0
             if training:
                 self._tables = None  # the step needs tables with dropout and gradient
+        self._bank_uses += 1
         return self._bank
+
+    def _bank_vectors(self, numbers, ids):
+        """Sessions of the bank, given by their numbers [n], encoded with propagated ID vectors [V, d]: [n, d]."""
+        layout = PackedLayout(self.bank_lengths[numbers])
+        return self.session(ids[layout.pack(self.bank_items[numbers])], layout)
 
     # Sessions and their neighbours (Eq. 4-7)
 
@@ -233,11 +240,12 @@ class DiffSBR(DiffusionSequentialRecommender):
         session = self.session(tables[0][items], layout)
         return session, self.feature_session(tables[1][items], layout) if self.looks_at_sessions else None
 
-    def _retrieve(self, session, user=None):
+    def _retrieve(self, session, ids, user=None):
         """Training sessions nearest to some sessions, not of the same user.
 
         Args:
             session (torch.Tensor): [B, d].
+            ids (torch.Tensor): [V, d] propagated ID vectors.
             user (torch.LongTensor, optional): [B] training users, whose own sessions they may not get.
 
         Returns:
@@ -245,13 +253,20 @@ class DiffSBR(DiffusionSequentialRecommender):
         """
         bank = self._session_bank()
         own = None if user is None else self.bank_row[user]
-        neighbours = bank.vectors[self.scorer.nearest(session, bank.index, self.config["k_neighbors"], own)]
+        nearest = self.scorer.nearest(session, bank.index, self.config["k_neighbors"], own)
+        neighbours = self._current_vectors(nearest, ids) if self.training else bank.vectors[nearest]
         return neighbours, self.scorer.pairs(session, neighbours)
 
-    def _guidance(self, session, look, user=None):
+    @torch.no_grad()
+    def _current_vectors(self, numbers, ids):
+        """Sessions of the bank [B, k] as the weights of this step see them, not those of the epoch's start: [B, k, d]."""
+        distinct, inverse = numbers.unique(return_inverse=True)
+        return self._bank_vectors(distinct, ids)[inverse]
+
+    def _guidance(self, session, look, ids, user=None):
         """Conditions of the denoiser [B, k, d] and the similarities [B, k]; the same vector for all without retrieval."""
         if self.retrieves:
-            condition, similarity = self._retrieve(session, user)
+            condition, similarity = self._retrieve(session, ids, user)
         else:
             condition, similarity = self.no_neighbour.expand(len(session), 1, -1), session.new_zeros(len(session), 1)
         if self.fusion == "condition" and self.generates:
@@ -281,7 +296,7 @@ class DiffSBR(DiffusionSequentialRecommender):
     def loss_parts(self, item_seq, item_seq_len, target, user):
         tables = self._item_tables()
         session, look = self._represent(item_seq, item_seq_len, tables)
-        condition, similarity = self._guidance(session, look, user)
+        condition, similarity = self._guidance(session, look, tables[0], user)
         session, weight = self._fuse_early(session, look), similarity.softmax(-1)
         if self.generates:
             latent, parts = self._train_generation(session, look, condition, similarity, weight)
@@ -337,8 +352,9 @@ class DiffSBR(DiffusionSequentialRecommender):
     # Inference (Eq. 13, 17)
 
     def encode(self, item_seq, item_seq_len):
-        session, look = self._represent(item_seq, item_seq_len, self._item_tables())
-        condition, similarity = self._guidance(session, look)
+        tables = self._item_tables()
+        session, look = self._represent(item_seq, item_seq_len, tables)
+        condition, similarity = self._guidance(session, look, tables[0])
         session, weight = self._fuse_early(session, look), similarity.softmax(-1).unsqueeze(-1)
         if not self.generates:
             return self._combine(session, look, (weight * condition).sum(1))
@@ -363,8 +379,9 @@ class DiffSBR(DiffusionSequentialRecommender):
         """
         if not (self.retrieves and self.generates):
             raise UsageError("this DiffSBR has only one kind of neighbours: train it with retrieval and neighbors: latent")
-        session, look = self._represent(item_seq, item_seq_len, self._item_tables())
-        observable, condition = self._retrieve(session)[0], self._guidance(session, look)[0]
+        tables = self._item_tables()
+        session, look = self._represent(item_seq, item_seq_len, tables)
+        observable, condition = self._retrieve(session, tables[0])[0], self._guidance(session, look, tables[0])[0]
         session = self._fuse_early(session, look)
         start = self._corrupt(session, item_seq, item_seq_len)
         return session, observable, self._restore(self.denoiser, start.unsqueeze(1), condition)
