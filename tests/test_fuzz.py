@@ -20,16 +20,22 @@ from recbole_diffusion.properties import YamlLoader
 
 ROOT = Path(__file__).parents[1]
 TOY = (ROOT / "dataset" / "toy" / "toy.inter").read_text()
+TOY_ITEMS = (ROOT / "dataset" / "toy" / "toy.item").read_text()
 NUMBER = re.compile(r"[ \t]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[ \t]*")
 WORDS = ["--model=SimDiffRec", "--dataset=mine", "--show_progress=False", "--MAX_ITEM_LIST_LENGTH=20"]
 WORDS += ["--hidden_size=8", "--inner_size=8", "--train_batch_size=16", "--eval_batch_size=16", "--use_gpu=False"]
-# 60 mutations of a file and 40 of settings in the normal suite, 1,600 and 800 when asked for.
+# 60 mutations of a file and 40 of settings in the normal suite, 1,600 and 800 when asked for; of ready-made splits and
+# of item files 40 and 30, and 600 and 300.
 CASES = [range(60), pytest.param(range(1000, 2600), marks=pytest.mark.slow)]
 YAML_CASES = [range(40), pytest.param(range(1000, 1800), marks=pytest.mark.slow)]
+SPLIT_CASES = [range(40), pytest.param(range(1000, 1600), marks=pytest.mark.slow)]
+ITEM_CASES = [range(30), pytest.param(range(1000, 1300), marks=pytest.mark.slow)]
+SPLIT_COLUMNS = ["session_id:token", "item_id_list:token_seq", "item_id:token"]
+PARTS = ["train", "valid", "test"]
 
 
-def plain_reading(content):
-    """Item tokens of every user in order, users in order of appearance; None when the file is broken."""
+def plain_rows(content, wanted):
+    """The wanted columns of every row; None when the file is broken."""
     try:
         lines = content.decode("utf-8").lstrip("\ufeff").splitlines(keepends=True)
     except UnicodeDecodeError:
@@ -37,12 +43,18 @@ def plain_reading(content):
     header, *rows = list(csv.reader([line for line in lines if line.strip("\r\n")], delimiter="\t")) or [[]]
     if any("\n" in cell for row in rows for cell in row):
         return None
-    wanted = ["user_id:token", "item_id:token", "timestamp:float"]
     if sorted(set(header) & set(wanted)) != sorted(wanted) or any(len(row) != len(header) for row in rows):
         return None
+    return [[row[header.index(name)] for name in wanted] for row in rows]
+
+
+def plain_reading(content):
+    """Item tokens of every user in order, users in order of appearance; None when the file is broken."""
+    rows = plain_rows(content, ["user_id:token", "item_id:token", "timestamp:float"])
+    if rows is None:
+        return None
     users = defaultdict(list)
-    for row in rows:
-        user, item, time = (row[header.index(name)] for name in wanted)
+    for user, item, time in rows:
         if not NUMBER.fullmatch(time):
             return None
         if not {user, item} & STR_NA_VALUES:
@@ -114,6 +126,98 @@ def test_broken_yaml(cases, tmp_path, capsys, monkeypatch):
                 ignored = [key for key, value in given.items() if value not in (None, config[key], *_only(config[key]))]
                 assert ignored == [], f"case {case}: not what was given: {ignored}"
                 assert works(result), f"case {case} was accepted and does not work"
+            else:
+                assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
+    assert min(found.values()) > len(cases) / 10
+
+
+def split_files():
+    """Text of ready-made train, valid and test files: the users of the toy data as sessions."""
+    users = plain_reading(TOY.encode())
+    ends = {"train": [user[:-2] for user in users], "valid": [u[:-1] for u in users[:20]], "test": users[20:40]}
+    return {
+        part: "\n".join(["\t".join(SPLIT_COLUMNS), *(f"{part}{n}\t{' '.join(s[:-1])}\t{s[-1]}" for n, s in enumerate(sessions))])
+        + "\n"
+        for part, sessions in ends.items()
+    }
+
+
+def plain_examples(content):
+    """(items, target) of every row; None when the file is broken."""
+    rows = plain_rows(content, SPLIT_COLUMNS)
+    if not rows or any({session, target} & STR_NA_VALUES for session, _, target in rows):
+        return None
+    examples = [([word for word in items.split(" ") if word], target) for _, items, target in rows]
+    return examples if all(items for items, _ in examples) else None
+
+
+def examples_of(dataset):
+    """The same of a part that was accepted."""
+    batch = dataset[range(len(dataset))]
+    lengths = batch["item_length"].tolist()
+    items = [list(dataset.id2token("item_id", row[:n])) for row, n in zip(batch["item_id_list"].numpy(), lengths)]
+    return list(zip(items, dataset.id2token("item_id", batch["item_id"].numpy())))
+
+
+@pytest.mark.parametrize("cases", SPLIT_CASES, ids=["40", "600"])
+def test_broken_split_files(cases, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "split.yaml").write_text(
+        "USER_ID_FIELD: session_id\nload_col: {inter: [session_id, item_id_list, item_id]}\n"
+        f"alias_of_item_id: [item_id_list]\nbenchmark_filename: [{', '.join(PARTS)}]\n"
+    )
+    good, found = split_files(), {2: 0, "accepted": 0}
+    words = [*WORDS, "--alpha=0", "--beta=0", "--train_last_only=True", f"--data_path={tmp_path}"]
+    with guarded(monkeypatch):
+        for case in cases:
+            choices = generator(case)
+            broken = choices.choice(PARTS)
+            contents = {part: text.encode() for part, text in good.items()}
+            contents[broken] = mutate(good[broken], "\t", choices)
+            for part, content in contents.items():
+                (tmp_path / "mine" / f"mine.{part}.inter").write_bytes(content)
+            code, result = outcome([*words, f"--config_files={tmp_path / 'split.yaml'}"], capsys)
+            found[code] += 1
+            if code == "accepted":
+                expected = plain_examples(contents[broken])
+                assert expected is not None, f"case {case} is broken and was accepted"
+                if broken == "train":
+                    examples = examples_of(result.train_data._dataset)
+                    assert examples == [(items[-20:], item) for items, item in expected], f"case {case} was read wrongly"
+            else:
+                assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
+    assert min(found.values()) > len(cases) / 10
+
+
+def title_of(dataset, item):
+    words = dataset.item_feat["title"][dataset.token2id("item_id", item)]
+    return [word for word in dataset.id2token("title", words) if word != "[PAD]"]
+
+
+@pytest.mark.parametrize("cases", ITEM_CASES, ids=["30", "300"])
+def test_broken_item_files(cases, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.inter").write_text(TOY)
+    (tmp_path / "item.yaml").write_text("load_col: {inter: [user_id, item_id, timestamp], item: [item_id, title]}\n")
+    sequences = [item for sequence in plain_reading(TOY.encode()) for item in sequence]
+    found = {2: 0, "accepted": 0}
+    words = [*WORDS, "--alpha=0", "--beta=0", f"--data_path={tmp_path}", f"--config_files={tmp_path / 'item.yaml'}"]
+    with guarded(monkeypatch):
+        for case in cases:
+            content = mutate(TOY_ITEMS, "\t", generator(case))
+            (tmp_path / "mine" / "mine.item").write_bytes(content)
+            code, result = outcome(words, capsys)
+            found[code] += 1
+            if code == "accepted":
+                dataset, rows = result.train_data._dataset, plain_rows(content, ["item_id:token", "title:token_seq"])
+                assert rows is not None, f"case {case} is broken and was accepted"
+                rows = [(item, title) for item, title in rows if item not in STR_NA_VALUES]
+                titles = {item: [] if title in STR_NA_VALUES else title.split() for item, title in rows}
+                assert len(titles) == len(rows), f"case {case} names an item twice and was accepted"
+                # RecBole leaves out the interactions of items that the item file lacks
+                assert sequences_of(dataset) == [item for item in sequences if item in titles], case
+                for item in titles.keys() & set(sequences):
+                    assert title_of(dataset, item) == titles[item], (case, item)
             else:
                 assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
     assert min(found.values()) > len(cases) / 10

@@ -83,10 +83,8 @@ class SequenceDataset(SequentialDataset):
         has_quotes = _scan_text(filepath, encoding)
         names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
         dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
-        # Rows of the wrong width show only when all columns are read; side files may hold long texts nobody wants.
-        columns = None if source == FeatureSource.INTERACTION else list(dtypes)
-        try:
-            frame = pd.read_csv(filepath, sep=separator, usecols=columns, dtype=dtypes, encoding=encoding)
+        try:  # all columns, wanted or not: otherwise pandas says nothing of rows of the wrong width
+            frame = pd.read_csv(filepath, sep=separator, dtype=dtypes, encoding=encoding)
         except pd.errors.ParserError as error:
             reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
             raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
@@ -97,12 +95,15 @@ class SequenceDataset(SequentialDataset):
             raise UsageError(f"{filepath}: {error}") from None
         if frame.empty:
             raise UsageError(f"{filepath} holds a header but no rows")
-        if has_quotes and source == FeatureSource.INTERACTION:
+        if has_quotes:
             _refuse_swallowed_lines(frame, filepath)
         if not isinstance(frame.index, pd.RangeIndex):
             raise UsageError(f"{filepath} line 2 has more columns than the header")
+        _refuse_short_rows(frame, filepath, separator, encoding)
         frame = frame[list(dtypes)]  # in the order of the file, as names is
         frame.columns = list(names)
+        if source in (FeatureSource.ITEM, FeatureSource.USER):
+            _refuse_repeated_ids(frame, self.iid_field if source == FeatureSource.ITEM else self.uid_field, filepath)
         for name, ftype in names.items():
             if ftype.value.endswith("seq"):
                 self._split_sequences(frame, name, ftype)
@@ -430,6 +431,28 @@ def _refuse_swallowed_lines(frame, filepath):
         if broken.any():
             line = int(broken.to_numpy().argmax()) + 2
             raise UsageError(f"{filepath} line {line}: a quote mark opens a value of several lines: remove it")
+
+
+def _refuse_short_rows(frame, filepath, separator, encoding):
+    """Pandas fills rows that end early, as in a file that was cut off, with missing values. Raises UsageError."""
+    if not frame.iloc[:, -1].isna().any():
+        return
+    with open(filepath, encoding=encoding, errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            width = line.count(separator) + 1
+            if line.strip("\r\n") and width < frame.shape[1]:
+                raise UsageError(
+                    f"{filepath} line {number} has {width} of {frame.shape[1]} columns: the file may have been cut off"
+                )
+
+
+def _refuse_repeated_ids(frame, field, filepath):
+    """RecBole joins item and user files to its ids, so that a second row would move all later ones. Raises UsageError."""
+    if field not in frame:
+        return
+    repeated = frame[field].duplicated() & frame[field].notna()
+    if repeated.any():
+        raise UsageError(f"{filepath} has several rows for {field} '{frame[field][repeated].iloc[0]}': leave one")
 
 
 def training_item_counts(dataset):
