@@ -24,10 +24,11 @@ TOY_ITEMS = (ROOT / "dataset" / "toy" / "toy.item").read_text()
 NUMBER = re.compile(r"[ \t]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[ \t]*")
 WORDS = ["--model=SimDiffRec", "--dataset=mine", "--show_progress=False", "--MAX_ITEM_LIST_LENGTH=20"]
 WORDS += ["--hidden_size=8", "--inner_size=8", "--train_batch_size=16", "--eval_batch_size=16", "--use_gpu=False"]
-# 60 mutations of a file and 40 of settings in the normal suite, 1,600 and 800 when asked for; of ready-made splits and
-# of item files 40 and 30, and 600 and 300.
+# Mutations of .inter files in the normal suite, and when asked for; the same of settings, ready-made splits, item files.
 CASES = [range(60), pytest.param(range(1000, 2600), marks=pytest.mark.slow)]
-YAML_CASES = [range(40), pytest.param(range(1000, 1800), marks=pytest.mark.slow)]
+YAML_CASES = [("SimDiffRec", range(40)), ("DiffuRecSys", range(15)), ("DiffSBR", range(15))]
+SLOW_YAML_CASES = [("SimDiffRec", range(1000, 1800)), ("DiffuRecSys", range(1000, 1100)), ("DiffSBR", range(1000, 1100))]
+YAML_CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_YAML_CASES]
 SPLIT_CASES = [range(40), pytest.param(range(1000, 1600), marks=pytest.mark.slow)]
 ITEM_CASES = [range(30), pytest.param(range(1000, 1300), marks=pytest.mark.slow)]
 SPLIT_COLUMNS = ["session_id:token", "item_id_list:token_seq", "item_id:token"]
@@ -90,9 +91,9 @@ def test_broken_atomic_files(cases, tmp_path, capsys, monkeypatch):
     assert min(found.values()) > len(cases) / 10  # both ends are reached
 
 
-def settings_text():
+def settings_text(model):
     """The settings of this package, of a model and of a data set in one file, without those that name places."""
-    names = ["overall.yaml", "model/SimDiffRec.yaml", "dataset/toy.yaml"]
+    names = ["overall.yaml", f"model/{model}.yaml", "dataset/toy.yaml"]
     lines = [line for name in names for line in (ROOT / "properties" / name).read_text().splitlines(keepends=True)]
     lines = {line.partition(":")[0]: line for line in lines if ":" in line.partition("#")[0]}  # later files win
     places = ("data_path", "checkpoint_dir", "result_file", "expected_counts", "model_settings", "  SimDiffRec")
@@ -104,9 +105,9 @@ def _only(value):
     return value if isinstance(value, list) and len(value) == 1 else []
 
 
-@pytest.mark.parametrize("cases", YAML_CASES, ids=["40", "800"])
-def test_broken_yaml(cases, tmp_path, capsys, monkeypatch):
-    text = settings_text()
+@pytest.mark.parametrize("model, cases", YAML_CASES, ids=lambda value: value if isinstance(value, str) else str(len(value)))
+def test_broken_yaml(model, cases, tmp_path, capsys, monkeypatch):
+    text = settings_text(model)
     known = set(yaml.load(text, Loader=YamlLoader))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.inter").write_text(TOY)
@@ -116,7 +117,7 @@ def test_broken_yaml(cases, tmp_path, capsys, monkeypatch):
         for case in cases:
             content = mutate(text, ":#", generator(case))
             file.write_bytes(content)
-            words = ["--model=SimDiffRec", "--dataset=mine", f"--data_path={tmp_path}", "--use_gpu=False"]
+            words = [f"--model={model}", "--dataset=mine", f"--data_path={tmp_path}", "--use_gpu=False"]
             code, result = outcome([*words, f"--config_files={file}"], capsys)
             found[code] += 1
             if code == "accepted":
