@@ -41,6 +41,14 @@ TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemse
 _INTERVAL = re.compile(r"[\[(]\s*-?[\d.]+(e\d+)?\s*,\s*(-?[\d.]+(e\d+)?|inf)\s*[\])]")
 
 
+# RecBole's settings that would change nothing, or the wrong thing, and what happens instead.
+NOT_FOR_PLUGIN_MODELS = {
+    "train_neg_sample_args": "draws what it needs",
+    "transform": "noises and masks by itself",
+    "enable_scaler": "scales the loss whenever amp_type is fp16",
+}
+
+
 class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
@@ -170,8 +178,9 @@ class DiffusionConfig(Config):
             # What is not given stays that of sequential data; RecBole would fall back to random splits.
             self.external_config_dict["eval_args"] = {**internal["eval_args"], **self.external_config_dict["eval_args"]}
         if self.is_plugin_model:
-            if self.external_config_dict.get("train_neg_sample_args") is not None:
-                raise UsageError(f"train_neg_sample_args is for RecBole's models, {self.model} draws what it needs: remove it")
+            for key, instead in NOT_FOR_PLUGIN_MODELS.items():
+                if self.external_config_dict.get(key):
+                    raise UsageError(f"{key} is for RecBole's models, {self.model} {instead}: remove it")
             internal["train_neg_sample_args"] = None
             return
         internal["train_view"] = "prefix"

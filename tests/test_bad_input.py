@@ -104,7 +104,9 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--alias_of_item_id=[other]"], "a setting names 'other', which the data do not have"),
         (["--model=SimDiffRec", "--field_separator=5"], "field_separator must be text, got '5'"),
         (["--model=SimDiffRec", "--encoding=utf-9"], "encoding: unknown encoding: utf-9"),
-        (["--model=SimDiffRec", "--transform=shuffle"], "transform must be one of mask_itemseq"),
+        (["--model=SASRec", "--transform=shuffle"], "transform must be one of mask_itemseq"),
+        (["--model=SimDiffRec", "--transform=mask_itemseq"], "transform is for RecBole's models, SimDiffRec noises and masks"),
+        (["--model=SimDiffRec", "--enable_scaler"], "enable_scaler is for RecBole's models, SimDiffRec scales the loss"),
         (["--model=SimDiffRec", "--worker=-1"], "worker must be at least 0"),
         (["--model=SimDiffRec", "--metrics=[]"], "metrics must name at least one metric"),
         (["--model=SimDiffRec", "--ce_positions=last"], "set train_view: prefix"),
@@ -221,6 +223,23 @@ def break_file(folder, change):
 def test_broken_files(folder, capsys, change, expected):
     break_file(folder, change)
     assert expected in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        (["i1\ta", "i2\tb", "i1\tc"], "has several rows for item_id 'i1': leave one"),
+        (["i1\ta", "i2"], "cycle.item line 3 has 1 of 2 columns: the file may have been cut off"),
+        (["i1\ta\tb", "i2\tb"], "more columns than the header"),
+        (["i1\ta", "i2\tb\tc"], "Expected 2 fields in line 3, saw 3"),
+        (['i1\t"a', 'i2\t"b'], "line 2: a quote mark opens a value of several lines"),
+    ],
+)
+def test_broken_item_files(folder, capsys, rows, expected):
+    columns = "{inter: [user_id, item_id, timestamp], item: [item_id, title]}"
+    with open(f"{folder}/cycle/cycle.item", "w") as file:
+        file.writelines(row + "\n" for row in ["item_id:token\ttitle:token_seq", *rows])
+    assert expected in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}", f"--load_col={columns}")
 
 
 def test_columns_that_are_asked_for_must_be_there(folder, capsys):
