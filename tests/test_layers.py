@@ -1,14 +1,16 @@
 """Packed layout and Transformer, cross-entropies, InfoNCE, nearest items: fast equals plain."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_diffusion.layers import cross_entropy
+from recbole_diffusion.layers import chunks
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
-from recbole_diffusion.layers.top_items import GROUP, ROWS, top_items
+from recbole_diffusion.layers.top_items import GROUP, top_items
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 
 
@@ -118,8 +120,8 @@ def test_dropout_keeps_the_mean_and_the_rate():
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 7, 1000])
 def test_linear_cross_entropy_equals_naive(monkeypatch, rows_at_a_time):
-    monkeypatch.setattr(cross_entropy, "LOGITS_IN_FLIGHT", rows_at_a_time * 31)
-    monkeypatch.setattr(cross_entropy, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(chunks, "NUMBERS_ON_CPU", rows_at_a_time * 31)
+    monkeypatch.setattr(chunks, "FEWEST_ROWS", 1)
     torch.manual_seed(0)
     hidden, weight = torch.randn(20, 5, requires_grad=True), torch.randn(31, 5, requires_grad=True)
     target = torch.randint(31, (20,))
@@ -193,17 +195,18 @@ def test_top_items_excludes_padding_and_the_given_item():
     assert top_items(queries[:0], table, 2).shape == (0, 2)
 
 
-@pytest.mark.parametrize("n_items", [5, 20 * GROUP - 1, 20 * GROUP, 20 * GROUP + 1, 1003])
-@pytest.mark.parametrize("k", [1, 4, 19, 21])
+@pytest.mark.parametrize(
+    "n_items, k", [(5, 1), (5, 3), *itertools.product([20 * GROUP - 1, 20 * GROUP, 20 * GROUP + 1, 1003], [1, 4, 19, 21])]
+)
 @pytest.mark.parametrize("clustered", [False, True])
-def test_top_items_equals_one_selection_among_all(n_items, k, clustered):
-    if k >= n_items - 1:
-        pytest.skip("more items than there are")
+def test_top_items_equals_one_selection_among_all(n_items, k, clustered, monkeypatch):
+    monkeypatch.setattr(chunks, "NUMBERS_ON_CPU", 10)
+    monkeypatch.setattr(chunks, "FEWEST_ROWS", 7)
     generator = torch.Generator().manual_seed(n_items + k)
     table = torch.randn(n_items, 6, generator=generator)
     if clustered:  # the best items share groups
         table[:: -(-n_items // GROUP)] += 5
-    queries = torch.randn(ROWS + 3, 6, generator=generator)
+    queries = torch.randn(17, 6, generator=generator)
     excluded = torch.randint(1, n_items, (len(queries),), generator=generator)
 
     scores = queries @ table.t()

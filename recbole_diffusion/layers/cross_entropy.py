@@ -2,10 +2,7 @@
 
 import torch
 
-# Logits held at a time: few enough to stay in the cache between one pass over them and the next,
-# but never so few rows that a large catalogue is read again and again for little work.
-LOGITS_IN_FLIGHT = 2**20
-FEWEST_ROWS = 128
+from recbole_diffusion.layers.chunks import rows_at_a_time
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -16,7 +13,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
-        chunk = max(FEWEST_ROWS, LOGITS_IN_FLIGHT // len(weight))
+        chunk = rows_at_a_time(weight)
         buffer = hidden.new_empty(min(chunk, n_rows), len(weight))
 
         for start in range(0, n_rows, chunk):

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-ROWS = 128  # queries whose products with the whole catalogue are held at a time: few enough for the cache
+from recbole_diffusion.layers.chunks import rows_at_a_time
+
 GROUP = 16  # items that share one entry in the first round of the selection
 
 
@@ -25,15 +26,16 @@ def top_items(queries, table, k, excluded=None):
     """
     queries, n_items = queries.to(table.dtype), len(table)
     n_groups = -(-n_items // GROUP)
+    chunk = rows_at_a_time(table)
     table = F.pad(table, (0, 0, 0, n_groups * GROUP - n_items)).t()
-    buffer = table.new_empty(min(ROWS, len(queries)), n_groups * GROUP)
+    buffer = table.new_empty(min(chunk, len(queries)), n_groups * GROUP)
     found = []
-    for start in range(0, len(queries), ROWS):
-        rows = queries[start : start + ROWS]
+    for start in range(0, len(queries), chunk):
+        rows = queries[start : start + chunk]
         scores = torch.mm(rows, table, out=buffer[: len(rows)])
         scores[:, 0] = scores[:, n_items:] = float("-inf")
         if excluded is not None:
-            scores.scatter_(1, excluded[start : start + ROWS, None], float("-inf"))
+            scores.scatter_(1, excluded[start : start + chunk, None], float("-inf"))
         found.append(_select(scores, n_groups, k))
     return torch.cat(found) if found else queries.new_empty(0, k, dtype=torch.long)
 
