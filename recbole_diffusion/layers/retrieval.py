@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from recbole_diffusion.layers.top_items import largest
 from recbole_diffusion.layers.transformer import Dropout
 
 CELLS_IN_FLIGHT = 2**20  # hidden units of the concatenation scorer that are held at a time: few enough for the cache
@@ -31,9 +32,9 @@ class SessionScorer(nn.Module):
             if excluded is not None:
                 inside = ((excluded >= start) & (excluded < start + scores.shape[1])).nonzero().squeeze(1)
                 scores[inside, excluded[inside] - start] = float("-inf")
-            best = scores.topk(min(k, scores.shape[1]))
-            values.append(best.values)
-            numbers.append(best.indices + start)
+            best = largest(scores, min(k, scores.shape[1]))
+            values.append(scores.gather(1, best))
+            numbers.append(best + start)
         chosen = torch.cat(values, 1).topk(k).indices
         return torch.cat(numbers, 1).gather(1, chosen)
 

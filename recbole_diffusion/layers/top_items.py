@@ -1,19 +1,39 @@
-"""The items nearest to some vectors, among a whole catalogue."""
+"""The largest scores of long rows, and the items nearest to some vectors among a whole catalogue."""
 
 import torch
 import torch.nn.functional as F
 
 from recbole_diffusion.layers.chunks import rows_at_a_time
 
-GROUP = 16  # items that share one entry in the first round of the selection
+GROUP = 16  # columns that share one entry in the first round of a selection
+
+
+def largest(scores, k):
+    """Columns of the largest scores of every row, best first.
+
+    In two rounds where the width allows it: the k best columns lie in the k groups with the best maxima, so a row is
+    searched once at the speed of a vectorised maximum, and only ``k * GROUP`` scores are ranked. ``topk`` alone costs
+    as much as the products that made the scores.
+
+    Args:
+        scores (torch.Tensor): [M, V]; a V that is no multiple of ``GROUP`` is searched in one round.
+        k (int): columns per row.
+
+    Returns:
+        torch.LongTensor: [M, k].
+    """
+    n_groups, rest = divmod(scores.shape[1], GROUP)
+    if rest or k >= n_groups:
+        return scores.topk(k).indices
+    # group g holds the columns g, g + n_groups, g + 2 n_groups ...
+    groups = scores.unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
+    members = groups.unsqueeze(1) + n_groups * torch.arange(GROUP, device=scores.device).unsqueeze(1)
+    columns = members.flatten(1)
+    return columns.gather(1, scores.gather(1, columns).topk(k).indices)
 
 
 def top_items(queries, table, k, excluded=None):
     """Items with the largest inner product, best first; padding (row 0) is never among them.
-
-    Exact, in two rounds, because selecting costs more than the products: the k best items lie in the k groups
-    with the best maxima, so a row of V scores is searched once for its maxima, at the speed of a vectorised
-    maximum, and only ``k * GROUP`` scores are ranked.
 
     Args:
         queries (torch.Tensor): [M, d].
@@ -24,11 +44,9 @@ def top_items(queries, table, k, excluded=None):
     Returns:
         torch.LongTensor: [M, k].
     """
-    queries, n_items = queries.to(table.dtype), len(table)
-    n_groups = -(-n_items // GROUP)
-    chunk = rows_at_a_time(table)
-    table = F.pad(table, (0, 0, 0, n_groups * GROUP - n_items)).t()
-    buffer = table.new_empty(min(chunk, len(queries)), n_groups * GROUP)
+    queries, n_items, chunk = queries.to(table.dtype), len(table), rows_at_a_time(table)
+    table = F.pad(table, (0, 0, 0, -n_items % GROUP)).t()
+    buffer = table.new_empty(min(chunk, len(queries)), table.shape[1])
     found = []
     for start in range(0, len(queries), chunk):
         rows = queries[start : start + chunk]
@@ -36,15 +54,5 @@ def top_items(queries, table, k, excluded=None):
         scores[:, 0] = scores[:, n_items:] = float("-inf")
         if excluded is not None:
             scores.scatter_(1, excluded[start : start + chunk, None], float("-inf"))
-        found.append(_select(scores, n_groups, k))
+        found.append(largest(scores, k))
     return torch.cat(found) if found else queries.new_empty(0, k, dtype=torch.long)
-
-
-def _select(scores, n_groups, k):
-    """Columns of the k largest scores; group g holds the columns g, g + n_groups, g + 2 n_groups ..."""
-    if k >= n_groups:
-        return scores.topk(k).indices
-    groups = scores.unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
-    columns = groups.unsqueeze(1) + n_groups * torch.arange(GROUP, device=scores.device).unsqueeze(1)
-    columns = columns.flatten(1)
-    return columns.gather(1, scores.gather(1, columns).topk(k).indices)
