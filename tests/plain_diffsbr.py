@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from recbole_diffusion.layers.retrieval import CosineScorer
+
 
 def adjacency(sessions, n_items, edges):
     """D^-1 A, counted pair by pair: [V, V]."""
@@ -39,6 +41,8 @@ def session_vector(layer, items):
 
 def similarity(scorer, session, other):
     """Eq. 6, or the product of two towers. session, other: [d] -> []."""
+    if isinstance(scorer, CosineScorer):
+        return F.cosine_similarity(scorer.tower(session), scorer.tower(other), dim=0) / scorer.temperature
     if hasattr(scorer, "tower"):
         return scorer.tower(session) @ scorer.tower(other)
     first = torch.cat([scorer.query.weight, scorer.session.weight], 1)

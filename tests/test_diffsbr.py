@@ -14,7 +14,7 @@ from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.layers.retrieval import ConcatenationScorer, TwoTowerScorer
+from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
 from recbole_diffusion.testing import cycle_sequences, group_sequences, make_config, write_sequences
@@ -112,13 +112,30 @@ def test_split_scorer_equals_the_concatenated_one():
     torch.testing.assert_close(scorer.pairs(queries, bank[:12].view(4, 3, 10)), wanted[:, :12].view(4, 4, 3)[range(4), range(4)])
 
 
-def test_two_towers_score_pairs_as_they_score_the_bank():
-    scorer, queries, bank = TwoTowerScorer(10, 0.0), torch.randn(4, 10), torch.randn(9, 10)
+@pytest.mark.parametrize("make", [lambda: TwoTowerScorer(10, 0.0), lambda: CosineScorer(10, 0.0, 0.3)], ids=["towers", "cosine"])
+def test_two_towers_score_pairs_as_they_score_the_bank(make):
+    scorer, queries, bank = make(), torch.randn(4, 10), torch.randn(9, 10)
     found = scorer.scores(scorer.project(queries), scorer.index(bank))
     torch.testing.assert_close(scorer.pairs(queries, bank.expand(4, -1, -1)), found, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: TwoTowerScorer(16, 0.0), lambda: ConcatenationScorer(16)], ids=["towers", "joined"])
+def test_a_cosine_has_no_hubs():
+    torch.manual_seed(0)
+    scorer, queries, bank = CosineScorer(16, 0.0, 0.3), torch.randn(50, 16), torch.randn(500, 16)
+    bank[0] *= 100  # under an inner product nearest to whoever is not opposite to it
+    scores = scorer.scores(scorer.project(queries), scorer.index(bank))
+    assert scores.abs().max() <= 1 / 0.3 + 1e-4 and (scores.argmax(1) == 0).float().mean() < 0.1
+    assert torch.equal(scorer.nearest(queries, scorer.index(bank), 1)[:, 0], scores.argmax(1))
+
+
+MAKERS = {
+    "towers": lambda: TwoTowerScorer(16, 0.0),
+    "cosine": lambda: CosineScorer(16, 0.0, 0.3),
+    "joined": lambda: ConcatenationScorer(16),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_bank_searched_in_parts_gives_the_nearest_of_all_but_the_excluded(make, monkeypatch):
     monkeypatch.setattr("recbole_diffusion.layers.retrieval.SESSIONS_AT_A_TIME", 7)
     torch.manual_seed(0)
@@ -219,6 +236,7 @@ PLAIN_CASES = [
     ({"retrieval": False}, DIFFUSION | {"self_generation", "contrast", "alignment"}),
     ({"feedback": "none"}, DIFFUSION | {"self_generation", "contrast", "alignment"}),
     ({"feedback": "ranking"}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
+    ({"scorer": "cosine"}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"neighbors": "observable"}, {"recommendation", "alignment"}),
     ({"neighbors": "observable", "fusion": "late", "bank_sessions": "input"}, {"recommendation", "alignment"}),
     ({"fusion": "attention"}, DIFFUSION | {"feedback", "self_generation", "alignment"}),

@@ -50,6 +50,7 @@ SWITCHES = [
     {"retrieval": False, "fusion": "none"},
     {"feedback": "none"},
     {"feedback": "ranking"},
+    {"scorer": "cosine"},
     {"fusion": "attention"},
     {"fusion": "early"},
     {"fusion": "late"},

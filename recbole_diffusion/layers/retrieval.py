@@ -1,6 +1,7 @@
 """Scoring a query session against a bank of sessions (DiffSBR Eq. 6)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion.layers.top_items import largest
@@ -67,7 +68,29 @@ class TwoTowerScorer(SessionScorer):
 
     def pairs(self, queries, sessions):
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
-        return (self.tower(sessions) @ self.tower(queries).unsqueeze(-1)).squeeze(-1)
+        return (self.index(sessions) @ self.project(queries).unsqueeze(-1)).squeeze(-1)
+
+
+class CosineScorer(TwoTowerScorer):
+    """sim(s, s') = cos(g(s), g(s')) / temperature: other than under an inner product, long vectors are no hubs.
+
+    Args:
+        hidden_size (int): d.
+        dropout (float): inside the tower.
+        temperature (float): smaller ones tell the neighbours of a session apart more sharply.
+    """
+
+    def __init__(self, hidden_size, dropout, temperature):
+        super().__init__(hidden_size, dropout)
+        self.temperature = temperature
+
+    def index(self, bank):
+        """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
+        return F.normalize(super().index(bank), dim=-1)
+
+    def project(self, queries):
+        """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
+        return F.normalize(super().project(queries), dim=-1) / self.temperature
 
 
 class ConcatenationScorer(SessionScorer):

@@ -27,7 +27,7 @@ from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.layers.retrieval import ConcatenationScorer, TwoTowerScorer
+from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
 from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
 
@@ -73,8 +73,7 @@ class DiffSBR(DiffusionSequentialRecommender):
         self.generates, self.retrieves = config["neighbors"] == "latent", config["retrieval"]
         if self.retrieves:
             self._keep_sessions(*self.training_sessions)
-            two_tower = config["scorer"] == "two_tower"
-            self.scorer = TwoTowerScorer(hidden, config["retriever_dropout"]) if two_tower else ConcatenationScorer(hidden)
+            self.scorer = self._scorer()
         if self.generates:
             self._init_diffusion()
         if self.fusion != "none":
@@ -145,6 +144,14 @@ class DiffSBR(DiffusionSequentialRecommender):
         self.register_buffer("bank_lengths", lengths, persistent=False)
         bank_row = torch.zeros(int(users.max()) + 1, dtype=torch.long)
         self.register_buffer("bank_row", bank_row.index_put((users,), torch.arange(len(users))), persistent=False)
+
+    def _scorer(self):
+        hidden, dropout = self.config["hidden_size"], self.config["retriever_dropout"]
+        if self.config["scorer"] == "mlp":
+            return ConcatenationScorer(hidden)
+        if self.config["scorer"] == "cosine":
+            return CosineScorer(hidden, dropout, self.config["tau"])
+        return TwoTowerScorer(hidden, dropout)
 
     def _init_diffusion(self):
         config = self.config
