@@ -179,7 +179,7 @@ class DiffusionConfig(Config):
             self.external_config_dict["eval_args"] = {**internal["eval_args"], **self.external_config_dict["eval_args"]}
         if self.is_plugin_model:
             for key, instead in NOT_FOR_PLUGIN_MODELS.items():
-                if self.external_config_dict.get(key):
+                if self.external_config_dict.get(key) not in (None, False):
                     raise UsageError(f"{key} is for RecBole's models, {self.model} {instead}: remove it")
             internal["train_neg_sample_args"] = None
             return

@@ -69,26 +69,45 @@ def sequences_of(dataset):
     return list(tokens)
 
 
-@pytest.mark.parametrize("cases", CASES, ids=["60", "1600"])
-def test_broken_atomic_files(cases, tmp_path, capsys, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    file = tmp_path / "mine" / "mine.inter"
+def accepted(cases, write, words, capsys, monkeypatch):
+    """Run the command on every case; the others must end in one line.
+
+    Args:
+        cases (range): numbers of the cases.
+        write (Callable): writes the files of a case from its source of choices and returns what is broken.
+
+    Yields:
+        tuple: number, what ``write`` returned and :class:`Accepted`, of every case that would train.
+    """
     found = {2: 0, "accepted": 0}
     with guarded(monkeypatch):
         for case in cases:
-            content = mutate(TOY, "\t", generator(case))
-            file.write_bytes(content)
-            code, result = outcome([*WORDS, "--alpha=0", "--beta=0", f"--data_path={tmp_path}"], capsys)
+            broken = write(generator(case))
+            code, result = outcome(words, capsys)
             found[code] += 1
             if code == "accepted":
-                expected = plain_reading(content)
-                assert expected is not None, f"case {case} is broken and was accepted"
-                flat = [item for sequence in expected for item in sequence]
-                assert sequences_of(result.train_data._dataset) == flat, f"case {case} was read wrongly"
+                yield case, broken, result
             else:
                 assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
-            assert outcome(["check-data", "mine", f"--data_path={tmp_path}"], capsys)[0] in (0, 2)
     assert min(found.values()) > len(cases) / 10  # both ends are reached
+
+
+@pytest.mark.parametrize("cases", CASES, ids=["60", "1600"])
+def test_broken_atomic_files(cases, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine").mkdir()
+
+    def write(choices):
+        content = mutate(TOY, "\t", choices)
+        (tmp_path / "mine" / "mine.inter").write_bytes(content)
+        assert outcome(["check-data", "mine", f"--data_path={tmp_path}"], capsys)[0] in (0, 2)
+        return content
+
+    words = [*WORDS, "--alpha=0", "--beta=0", f"--data_path={tmp_path}"]
+    for case, content, result in accepted(cases, write, words, capsys, monkeypatch):
+        expected = plain_reading(content)
+        assert expected is not None, f"case {case} is broken and was accepted"
+        flat = [item for sequence in expected for item in sequence]
+        assert sequences_of(result.train_data._dataset) == flat, f"case {case} was read wrongly"
 
 
 def settings_text(model):
@@ -112,24 +131,20 @@ def test_broken_yaml(model, cases, tmp_path, capsys, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.inter").write_text(TOY)
     file = tmp_path / "mine.yaml"
-    found = {2: 0, "accepted": 0}
-    with guarded(monkeypatch):
-        for case in cases:
-            content = mutate(text, ":#", generator(case))
-            file.write_bytes(content)
-            words = [f"--model={model}", "--dataset=mine", f"--data_path={tmp_path}", "--use_gpu=False"]
-            code, result = outcome([*words, f"--config_files={file}"], capsys)
-            found[code] += 1
-            if code == "accepted":
-                given = yaml.load(content.decode("utf-8"), Loader=YamlLoader) or {}
-                assert set(given) <= known, f"case {case}: {set(given) - known} was accepted"
-                config = result.trainer.config
-                ignored = [key for key, value in given.items() if value not in (None, config[key], *_only(config[key]))]
-                assert ignored == [], f"case {case}: not what was given: {ignored}"
-                assert works(result), f"case {case} was accepted and does not work"
-            else:
-                assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
-    assert min(found.values()) > len(cases) / 10
+
+    def write(choices):
+        content = mutate(text, ":#", choices)
+        file.write_bytes(content)
+        return content
+
+    words = [f"--model={model}", "--dataset=mine", f"--data_path={tmp_path}", "--use_gpu=False", f"--config_files={file}"]
+    for case, content, result in accepted(cases, write, words, capsys, monkeypatch):
+        given = yaml.load(content.decode("utf-8"), Loader=YamlLoader) or {}
+        assert set(given) <= known, f"case {case}: {set(given) - known} was accepted"
+        config = result.trainer.config
+        ignored = [key for key, value in given.items() if value not in (None, config[key], *_only(config[key]))]
+        assert ignored == [], f"case {case}: not what was given: {ignored}"
+        assert works(result), f"case {case} was accepted and does not work"
 
 
 def split_files():
@@ -167,27 +182,23 @@ def test_broken_split_files(cases, tmp_path, capsys, monkeypatch):
         "USER_ID_FIELD: session_id\nload_col: {inter: [session_id, item_id_list, item_id]}\n"
         f"alias_of_item_id: [item_id_list]\nbenchmark_filename: [{', '.join(PARTS)}]\n"
     )
-    good, found = split_files(), {2: 0, "accepted": 0}
+    good = split_files()
+
+    def write(choices):
+        part = choices.choice(PARTS)
+        contents = {**{name: text.encode() for name, text in good.items()}, part: mutate(good[part], "\t", choices)}
+        for name, content in contents.items():
+            (tmp_path / "mine" / f"mine.{name}.inter").write_bytes(content)
+        return part, contents[part]
+
     words = [*WORDS, "--alpha=0", "--beta=0", "--train_last_only=True", f"--data_path={tmp_path}"]
-    with guarded(monkeypatch):
-        for case in cases:
-            choices = generator(case)
-            broken = choices.choice(PARTS)
-            contents = {part: text.encode() for part, text in good.items()}
-            contents[broken] = mutate(good[broken], "\t", choices)
-            for part, content in contents.items():
-                (tmp_path / "mine" / f"mine.{part}.inter").write_bytes(content)
-            code, result = outcome([*words, f"--config_files={tmp_path / 'split.yaml'}"], capsys)
-            found[code] += 1
-            if code == "accepted":
-                expected = plain_examples(contents[broken])
-                assert expected is not None, f"case {case} is broken and was accepted"
-                if broken == "train":
-                    examples = examples_of(result.train_data._dataset)
-                    assert examples == [(items[-20:], item) for items, item in expected], f"case {case} was read wrongly"
-            else:
-                assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
-    assert min(found.values()) > len(cases) / 10
+    words.append(f"--config_files={tmp_path / 'split.yaml'}")
+    for case, (part, content), result in accepted(cases, write, words, capsys, monkeypatch):
+        expected = plain_examples(content)
+        assert expected is not None, f"case {case} is broken and was accepted"
+        if part == "train":
+            examples = examples_of(result.train_data._dataset)
+            assert examples == [(items[-20:], item) for items, item in expected], f"case {case} was read wrongly"
 
 
 def title_of(dataset, item):
@@ -201,24 +212,20 @@ def test_broken_item_files(cases, tmp_path, capsys, monkeypatch):
     (tmp_path / "mine" / "mine.inter").write_text(TOY)
     (tmp_path / "item.yaml").write_text("load_col: {inter: [user_id, item_id, timestamp], item: [item_id, title]}\n")
     sequences = [item for sequence in plain_reading(TOY.encode()) for item in sequence]
-    found = {2: 0, "accepted": 0}
+
+    def write(choices):
+        content = mutate(TOY_ITEMS, "\t", choices)
+        (tmp_path / "mine" / "mine.item").write_bytes(content)
+        return content
+
     words = [*WORDS, "--alpha=0", "--beta=0", f"--data_path={tmp_path}", f"--config_files={tmp_path / 'item.yaml'}"]
-    with guarded(monkeypatch):
-        for case in cases:
-            content = mutate(TOY_ITEMS, "\t", generator(case))
-            (tmp_path / "mine" / "mine.item").write_bytes(content)
-            code, result = outcome(words, capsys)
-            found[code] += 1
-            if code == "accepted":
-                dataset, rows = result.train_data._dataset, plain_rows(content, ["item_id:token", "title:token_seq"])
-                assert rows is not None, f"case {case} is broken and was accepted"
-                rows = [(item, title) for item, title in rows if item not in STR_NA_VALUES]
-                titles = {item: [] if title in STR_NA_VALUES else title.split() for item, title in rows}
-                assert len(titles) == len(rows), f"case {case} names an item twice and was accepted"
-                # RecBole leaves out the interactions of items that the item file lacks
-                assert sequences_of(dataset) == [item for item in sequences if item in titles], case
-                for item in titles.keys() & set(sequences):
-                    assert title_of(dataset, item) == titles[item], (case, item)
-            else:
-                assert result.startswith("error: ") and result.count("\n") == 1, (case, result)
-    assert min(found.values()) > len(cases) / 10
+    for case, content, result in accepted(cases, write, words, capsys, monkeypatch):
+        dataset, rows = result.train_data._dataset, plain_rows(content, ["item_id:token", "title:token_seq"])
+        assert rows is not None, f"case {case} is broken and was accepted"
+        rows = [(item, title) for item, title in rows if item not in STR_NA_VALUES]
+        titles = {item: [] if title in STR_NA_VALUES else title.split() for item, title in rows}
+        assert len(titles) == len(rows), f"case {case} names an item twice and was accepted"
+        # RecBole leaves out the interactions of items that the item file lacks
+        assert sequences_of(dataset) == [item for item in sequences if item in titles], case
+        for item in titles.keys() & set(sequences):
+            assert title_of(dataset, item) == titles[item], (case, item)

@@ -60,7 +60,7 @@ class TwoTowerScorer(SessionScorer):
 
     def project(self, queries):
         """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
-        return self.tower(queries)
+        return self.index(queries)
 
     def scores(self, projected, index):
         """Similarity of every pair. projected: [B, d]; index: of S sessions -> [B, S]."""
@@ -90,7 +90,7 @@ class CosineScorer(TwoTowerScorer):
 
     def project(self, queries):
         """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
-        return F.normalize(super().project(queries), dim=-1) / self.temperature
+        return self.index(queries) / self.temperature
 
 
 class ConcatenationScorer(SessionScorer):

@@ -41,6 +41,7 @@ class SessionBank:
 
     vectors: torch.Tensor  # [S, d]
     index: torch.Tensor  # [S, d] what the scorer keeps of them
+    uses: int = 0  # searches so far
 
 
 class DiffSBR(DiffusionSequentialRecommender):
@@ -199,7 +200,7 @@ class DiffSBR(DiffusionSequentialRecommender):
         return super().train(mode)
 
     def _forget(self):
-        self._bank, self._bank_uses, self._tables = None, 0, None
+        self._bank = self._tables = None
 
     def _item_tables(self):
         """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality."""
@@ -217,8 +218,8 @@ class DiffSBR(DiffusionSequentialRecommender):
     @torch.no_grad()
     def _session_bank(self):
         """All training sessions, encoded without dropout; again every ``bank_refresh`` steps, once per evaluation."""
-        is_old = self.training and self._bank_uses == self.config["bank_refresh"] > 0
-        if self._bank is None or is_old:
+        bank = self._bank
+        if bank is None or self.training and bank.uses == self.config["bank_refresh"] > 0:
             training = self.training
             super().train(False)
             ids, vectors = self.item_vectors(), []
@@ -227,10 +228,9 @@ class DiffSBR(DiffusionSequentialRecommender):
             vectors = torch.cat(vectors)
             self._bank = SessionBank(vectors, self.scorer.index(vectors))
             super().train(training)
-            self._bank_uses = 0
             if training:
                 self._tables = None  # the step needs tables with dropout and gradient
-        self._bank_uses += 1
+        self._bank.uses += 1
         return self._bank
 
     def _bank_vectors(self, numbers, ids):
