@@ -21,7 +21,7 @@ class Dropout(nn.Dropout):
     LEVELS = 2**16
 
     def forward(self, x):
-        if not self.training or self.p == 0 or x.is_cuda:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
         dropped = round(self.p * self.LEVELS)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
