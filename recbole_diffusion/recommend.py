@@ -124,10 +124,10 @@ class Recommender:
             UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
                 for a setting that the model does not have.
         """
+        chosen = None if device is None else _device(device)  # first, as RecBole's Config hides all GPUs but gpu_id
         checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
-        if device is not None:
-            config["device"] = _device(device)
+        config["device"] = chosen or config["device"]
         network = _restored_network(config, checkpoint, path)
         counts = checkpoint.get("item_counts")
         return cls(config, network, checkpoint["item_tokens"], None if counts is None else counts.tolist())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from test_diffsbr_contract import write_features
 
-from recbole_diffusion import load_data_and_model, run
+from recbole_diffusion import load_data_and_model, recommend, run
 from recbole_diffusion.cli import dispatch, main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
@@ -335,6 +336,15 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "device 'tpu' cannot be used" in refused(capsys, good, *files, "--device=tpu")
     assert "cannot be written" in refused(capsys, good, files[0], f"--output={tmp_path}/in.csv/out.csv", "--k=2")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_device_is_chosen_among_all_before_recbole_hides_some(checkpoint, monkeypatch):
+    path = checkpoint("SimDiffRec")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")  # a PyTorch that has found its GPUs does not look again
+    seen = []
+    monkeypatch.setattr(recommend, "_device", lambda name: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    Recommender.load(path, device="cuda:1")
+    assert seen == ["4,7"]
 
 
 def test_checkpoints_that_do_not_fit_are_refused(checkpoint, tmp_path):
