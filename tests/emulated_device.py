@@ -64,8 +64,11 @@ class TensorElsewhere(torch.Tensor):
         owners = {id(tensor.here): tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, cls)}
         args, kwargs = tree_map_only(cls, lambda tensor: tensor.here, (args, kwargs))
         out = func(*args, **kwargs)
-        stays = owners if func is not aten.copy_.default else id(args[0]) in owners
-        if (target is not None and not is_elsewhere(target)) or not (stays or is_elsewhere(target)):
+        if target is not None:
+            is_moved = is_elsewhere(target)
+        else:
+            is_moved = func is not aten.copy_.default or id(args[0]) in owners  # which may copy from there to the CPU
+        if not is_moved:
             return out
         return tree_map_only(torch.Tensor, lambda tensor: owners[id(tensor)] if id(tensor) in owners else cls(tensor), out)
 
