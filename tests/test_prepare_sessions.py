@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from recbole_diffusion.cli import main
-from recbole_diffusion.data import prepare_sessions as module
-from recbole_diffusion.data.prepare_sessions import Sessions, drop_unseen, filter_sessions, prepare_sessions, split_sessions
+from recbole_diffusion.data import session_sources
+from recbole_diffusion.data.prepare_sessions import prepare_sessions
+from recbole_diffusion.data.sessions import Sessions, drop_unseen, filter_sessions, split_sessions
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import create_dataset
 from recbole_diffusion.testing import make_config
@@ -171,7 +172,7 @@ def instacart(tmp_path):
 
 
 def test_instacart_keeps_the_shortest_orders(tmp_path, instacart, monkeypatch):
-    monkeypatch.setattr(module, "_ROWS_PER_READ", 4)  # orders reach over the borders of the pieces
+    monkeypatch.setattr(session_sources, "_ROWS_PER_READ", 4)  # orders reach over the borders of the pieces
     counts = quiet("mine", instacart, "instacart-sessions", tmp_path, shortest=0.5)
     train, valid, test = examples(tmp_path)
     assert counts == {"users": 10, "items": 3, "interactions": 10}

@@ -1,0 +1,82 @@
+"""Sessions from pickled pairs, the files ``train.txt`` and ``test.txt`` that SR-GNN made customary.
+
+Each file is a pickle of two lists, the items of histories and their targets; longer tuples hold more columns, which are
+not read. Opening a pickle can run any code that its author put there, so only lists of numbers and texts are let in.
+"""
+
+import pickle
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+
+from recbole_diffusion.data.sessions import Sessions
+from recbole_diffusion.errors import UsageError
+
+FILES = ("train.txt", "test.txt")
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads lists, tuples, numbers and texts; anything that would import or call something is refused."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it holds {module}.{name} and not only lists of numbers and texts")
+
+
+def read_pickled(folder, prefixes):
+    """Sessions of ``train.txt``, then of ``test.txt``, in their order.
+
+    Args:
+        folder (Path): holds both files.
+        prefixes (bool): whether the files hold every prefix of a session, the longest first, which are joined again.
+            Otherwise each pair is a session of its own.
+
+    Returns:
+        tuple: :class:`Sessions`, and how many of them are of the test part.
+
+    Raises:
+        UsageError: for files that are missing, are no such pickles or, with ``prefixes``, leave prefixes out.
+    """
+    parts = [read_pairs(folder / name) for name in FILES]
+    if prefixes:
+        parts = [join_prefixes(pairs, folder / name) for pairs, name in zip(parts, FILES)]
+    sessions = [[*history, target] for pairs in parts for history, target in pairs]
+    numbers = np.repeat(np.arange(len(sessions)), [len(session) for session in sessions])
+    places = np.arange(len(numbers)) - np.searchsorted(numbers, numbers)
+    items, tokens = pd.factorize(np.array(list(map(str, chain.from_iterable(sessions))), dtype=object))
+    return Sessions(list(tokens), numbers, items, places.astype(np.float64)), len(parts[1])
+
+
+def read_pairs(path):
+    """[(history, target), ...] of one file."""
+    try:
+        with open(path, "rb") as file:
+            content = PlainUnpickler(file).load()
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read ({error.strerror}): --source is the folder of {' and '.join(FILES)}") from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UsageError(f"'{path}' is no pickle of two lists, histories and targets: {reason}") from None
+    if not isinstance(content, (list, tuple)) or len(content) < 2 or not all(isinstance(c, list) for c in content[:2]):
+        raise UsageError(f"'{path}' is no pickle of two lists, histories and targets")
+    histories, targets = content[:2]
+    if len(histories) != len(targets) or not targets:
+        raise UsageError(f"'{path}' has {len(histories)} histories and {len(targets)} targets, give one target for each")
+    for number, (history, target) in enumerate(zip(histories, targets)):
+        if not isinstance(history, list) or not history or not all(type(item) in (int, str) for item in [*history, target]):
+            raise UsageError(f"'{path}', pair {number + 1}: needs a list of items and a target, numbers or texts")
+    return list(zip(histories, targets))
+
+
+def join_prefixes(pairs, path):
+    """The longest pair of each session, which its shorter prefixes have to follow one by one."""
+    longest, expected = [], None
+    for number, (history, target) in enumerate(pairs):
+        if expected is None:
+            longest.append((history, target))
+        elif [*history, target] != expected:
+            raise UsageError(f"'{path}', pair {number + 1} is not the next prefix of the session before: leave out --prefixes")
+        expected = history if len(history) > 1 else None
+    if expected:
+        raise UsageError(f"'{path}' ends within the prefixes of a session: leave out --prefixes")
+    return longest
