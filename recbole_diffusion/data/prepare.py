@@ -666,7 +666,7 @@ def add_arguments(parser):
 
     formats = (*FORMATS, *prepare_sessions.SESSION_FORMATS)
     parser.add_argument("name", help="name of the data set, e.g. beauty")
-    parser.add_argument("--source", help="raw file (plain or .gz), or the folder of MovieLens or Instacart")
+    parser.add_argument("--source", help="raw file (plain or .gz), or the folder of MovieLens, Instacart or pickled sessions")
     parser.add_argument("--format", dest="input_format", help=f"one of {', '.join(formats)} (default: recognised)")
     parser.add_argument("--meta", help="metadata of the items: Amazon's JSON lines or movies.dat")
     parser.add_argument("--out", "--data_path", dest="out", default="dataset", help="folder of the data sets (default: dataset)")
