@@ -36,7 +36,7 @@ nav a { margin-right: 14px; } a { color: #0b5394; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
-th { background: var(--head); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+th { background: var(--head); font-weight: 600; white-space: normal; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 td.text { text-align: left; } tr.ours td:first-child { font-weight: 600; }
 tr.gain td { border-top: 2px solid var(--line); color: var(--soft); }
 .bar { background-image: linear-gradient(var(--fill), var(--fill)); background-repeat: no-repeat;
