@@ -1,131 +1,19 @@
-"""Everything on a device that is not the CPU: no tensor is left behind on either, and the numbers are the CPU's."""
+"""The models on a device that is not the CPU; see second_device_checks.py."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import emulated_device
 import pytest
-import test_diffsbr_contract
-import test_diffurecsys_contract
-import test_simdiffrec_contract
-import torch
-from recbole.utils.case_study import full_sort_topk
-from test_reload import MODELS, folder, trained  # noqa: F401
 
-from recbole_diffusion import load_data_and_model
-from recbole_diffusion.analysis.probe import item_cloud, neighbor_cloud, sequence_cloud
-from recbole_diffusion.checkpoint import load_checkpoint
-from recbole_diffusion.config import DiffusionConfig
-from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
-from recbole_diffusion.recommend import Recommender
-from recbole_diffusion.testing import make_config
-
-pytestmark = pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only")
-
-# Masks of dropout differ: the CPU's are drawn in a faster way.
-NO_DROPOUT = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
-NO_DROPOUT |= {f"{part}_dropout": 0.0 for part in ("graph", "retriever", "denoiser")}
-ANY_MODEL = {**NO_DROPOUT, "allow_unknown_keys": True}
-MOVABLE = sorted(MODELS.keys() - {"NARM"})  # whose recurrent layer asks for kernels that only real GPUs have
-SWITCHES = [
-    (model, {**module.SMALL, **switches})
-    for model, module in {
-        "SimDiffRec": test_simdiffrec_contract,
-        "DiffuRecSys": test_diffurecsys_contract,
-        "DiffSBR": test_diffsbr_contract,
-    }.items()
-    for switches in [{}, *module.SWITCHES]
-]
+CHECKS = Path(__file__).with_name("second_device_checks.py")
 
 
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """A second device, which ``use_gpu`` chooses."""
-    choose = DiffusionConfig._init_device
-
-    def choose_elsewhere(self):
-        choose(self)
-        if self["use_gpu"]:
-            self.final_config_dict["device"] = device
-
-    monkeypatch.setattr(DiffusionConfig, "_init_device", choose_elsewhere)
-    with emulated_device.second_device() as device:
-        yield device
-
-
-def copy_for(use_gpu, checkpoint):
-    """The same checkpoint with another choice of device."""
-    state = load_checkpoint(checkpoint)
-    state["config"]["use_gpu"] = use_gpu
-    torch.save(state, f"{checkpoint}.copy.pth")
-    return f"{checkpoint}.copy.pth"
-
-
-def one_step(model, folder, use_gpu, switches):  # noqa: F811
-    """Losses, gradients and scores of the first batch: three dicts or lists of CPU tensors."""
-    config = make_config(model, folder, use_gpu=use_gpu, seed=1, **{**switches, **ANY_MODEL})
-    torch.manual_seed(1)
-    train_data, _, test_data = build_loaders(config, create_dataset(config))
-    network = build_model(config, train_data)
-    losses = network.calculate_loss(next(iter(train_data)).to(config["device"]))
-    losses = losses if isinstance(losses, tuple) else (losses,)
-    sum(losses).backward()
-    with torch.no_grad():
-        scores = network.eval().full_sort_predict(next(iter(test_data))[0].to(config["device"]))
-    assert {p.device for p in network.parameters()} == {scores.device} == {config["device"]}
-    gradients = [p.grad.cpu() for p in network.parameters() if p.grad is not None]
-    return [loss.detach().cpu() for loss in losses], gradients, scores.cpu()
-
-
-def test_the_emulation_refuses_what_a_gpu_refuses(elsewhere):
-    there, here = torch.ones(3, device=elsewhere), torch.ones(3)
-    with pytest.raises(RuntimeError, match="same device"):
-        there + here
-    with pytest.raises(TypeError):
-        there.numpy()
-    assert (there + here.sum()).device == (there * 2).device == elsewhere
-    assert there[torch.tensor([0, 1])].cpu().tolist() == [1, 1]
-
-
-@pytest.mark.parametrize("model, switches", SWITCHES, ids=str)
-def test_a_step_elsewhere_equals_one_on_the_cpu(folder, elsewhere, model, switches):  # noqa: F811
-    test_diffsbr_contract.write_features(folder)
-    there, here = (one_step(model, folder, use_gpu, switches) for use_gpu in (True, False))
-    torch.testing.assert_close(there, here)
-
-
-@pytest.mark.parametrize("model", MOVABLE)
-def test_training_elsewhere_gives_the_numbers_of_the_cpu(folder, elsewhere, model):  # noqa: F811
-    there, here = (trained(folder, model, use_gpu=use_gpu, **ANY_MODEL) for use_gpu in (True, False))
-    assert there["device"] == str(elsewhere) and here["device"] == "cpu"
-    assert there["test_result"] == pytest.approx(here["test_result"])
-
-
-@pytest.mark.parametrize("trained_there", [True, False])
-@pytest.mark.parametrize("model", MOVABLE)
-def test_a_checkpoint_gives_the_same_lists_on_the_other_device(folder, elsewhere, model, trained_there):  # noqa: F811
-    path = trained(folder, model, use_gpu=trained_there, **ANY_MODEL)["checkpoint"]
-    lists = []
-    for checkpoint in (path, copy_for(not trained_there, path)):
-        config, network, _, _, _, test_data = load_data_and_model(checkpoint)
-        lists.append(full_sort_topk([1, 2], network, test_data, 3, config["device"])[1].cpu())
-    assert torch.equal(*lists)
-
-
-@pytest.mark.parametrize("model", [name for name in MOVABLE if name != "FPMC"])  # which has no place for new users
-def test_recommend_on_the_other_device(folder, elsewhere, model):  # noqa: F811
-    path = trained(folder, model, **ANY_MODEL)["checkpoint"]
-    histories = [["i1", "i2", "i3"], ["i4"], []]
-    there, here = (Recommender.load(path, device=device).recommend(histories, k=3) for device in ("elsewhere", "cpu"))
-    assert [[token for token, _ in ranking] for ranking in there] == [[token for token, _ in ranking] for ranking in here]
-
-
-def test_vectors_are_drawn_from_elsewhere(folder, elsewhere):  # noqa: F811
-    loaded = load_data_and_model(trained(folder, "DiffSBR", use_gpu=True, **ANY_MODEL)["checkpoint"])
-    for cloud in (sequence_cloud, item_cloud, neighbor_cloud):
-        assert len(cloud(loaded, points=20, users=3, seed=0).vectors) >= 12  # items are the fewest
-
-
-@pytest.mark.parametrize("model", ["SimDiffRec", "DiffuRec", "DiffSBR"])
-def test_training_elsewhere_is_resumed(folder, elsewhere, model):  # noqa: F811
-    whole = trained(folder, model, use_gpu=True, epochs=2, **ANY_MODEL)
-    trained(folder, model, use_gpu=True, epochs=1, checkpoint_dir=f"{folder}/parts", **ANY_MODEL)
-    parts = trained(folder, model, use_gpu=True, epochs=2, checkpoint_dir=f"{folder}/parts", resume=True, **ANY_MODEL)
-    assert parts["epochs"] == 2 and parts["test_result"] == whole["test_result"]
+@pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only")
+@pytest.mark.parametrize("part", ["step", "training", "not step and not training"])
+def test_everything_works_on_a_device_that_is_not_the_cpu(part):
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", part, CHECKS]
+    done = subprocess.run(words, cwd=CHECKS.parent, capture_output=True, text=True)
+    print(done.stdout[-5000:], done.stderr[-1000:])
+    assert done.returncode == 0 and " passed" in done.stdout

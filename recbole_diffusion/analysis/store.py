@@ -21,7 +21,7 @@ FORMAT = 2
 INDEX = "index.json"
 HEARTBEAT_SECONDS = 15
 STALE_SECONDS = 120  # a lock whose owner was not heard of for so long belongs to nobody
-LEFTOVER_SECONDS = 3600  # temporary files older than this come from killed programs
+LEFTOVER_SECONDS = 3600  # temporary files and locks older than this come from killed programs
 
 
 class Store:
@@ -73,12 +73,12 @@ class Store:
         return runs
 
     def sweep_leftovers(self):
-        """Remove temporary files of programs that were killed long ago."""
-        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:
+        """Remove temporary files and locks of programs that were killed long ago; living ones touch their locks."""
+        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp"), *self.folder.glob("*/*.lock.*")]:
             try:
                 if self.now() - path.stat().st_mtime > LEFTOVER_SECONDS:
                     path.unlink()
-            except FileNotFoundError:  # renamed by its owner, or swept by another program
+            except FileNotFoundError:  # renamed or released by its owner, or swept by another program
                 continue
 
     def now(self):
