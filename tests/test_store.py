@@ -84,8 +84,7 @@ def test_a_killed_command_goes_on_to_the_same_table(data, capsys):
     assert all((Path("killed/cycle") / name).read_bytes() == content for name, content in before.items())
     assert main(words(data, "whole", "--seeds=4", epochs=5)) == 0
     assert metrics_of("killed") == metrics_of("whole") and len(metrics_of("whole")) == 4
-    locked = {path.name.partition(".lock.")[0] for path in Path("killed/cycle").glob("*.lock.*")}
-    assert locked <= before.keys()  # killed between keeping a run and giving it back: swept when it is old
+    assert not list(Path("killed/cycle").glob("*.lock.*"))
 
 
 def test_two_programs_share_the_cells(data):
@@ -312,14 +311,24 @@ def test_a_folder_of_another_version_is_refused(folder):
 
 
 def test_leftovers_of_killed_programs_go_after_an_hour(folder):
-    fresh = [Path("out/d/.a.json.1.tmp"), Path("out/d/a.json.lock.0")]
-    old = [Path("out/.index.json.2.tmp"), Path("out/d/b.json.lock.0")]
-    for path in fresh + old:
-        path.touch()
-    for path in old:
-        os.utime(path, (1, 1))
+    fresh, old = Path("out/d/.a.json.1.tmp"), Path("out/.index.json.2.tmp")
+    fresh.touch(), old.touch()
+    os.utime(old, (1, 1))
     folder.sweep_leftovers()
-    assert all(path.is_file() for path in fresh) and not any(path.exists() for path in old)
+    assert fresh.is_file() and not old.exists()
+
+
+def test_the_lock_of_a_finished_run_goes_with_its_owner(folder):
+    """Killed between keeping a run and giving it back."""
+    for name in ("finished", "unfinished"):
+        path = Path(f"out/d/{name}.json.lock.0")
+        path.write_text(json.dumps({**stores.this_process(), "started": 0}), encoding="utf-8")
+    living = folder.lock(Path("out/d/living.json"))
+    for name in ("finished", "living"):
+        Path(f"out/d/{name}.json").touch()
+    folder.sweep_leftovers()
+    assert {path.name for path in Path("out/d").glob("*.lock.*")} == {"unfinished.json.lock.0", "living.json.lock.0"}
+    living.release()
 
 
 # What a run depends on

@@ -21,7 +21,7 @@ FORMAT = 2
 INDEX = "index.json"
 HEARTBEAT_SECONDS = 15
 STALE_SECONDS = 120  # a lock whose owner was not heard of for so long belongs to nobody
-LEFTOVER_SECONDS = 3600  # temporary files and locks older than this come from killed programs
+LEFTOVER_SECONDS = 3600  # temporary files older than this come from killed programs
 
 
 class Store:
@@ -73,13 +73,16 @@ class Store:
         return runs
 
     def sweep_leftovers(self):
-        """Remove temporary files and locks of programs that were killed long ago; living ones touch their locks."""
-        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp"), *self.folder.glob("*/*.lock.*")]:
+        """Remove temporary files of programs that were killed long ago, and locks of finished runs whose owner is dead."""
+        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:
             try:
                 if self.now() - path.stat().st_mtime > LEFTOVER_SECONDS:
                     path.unlink()
-            except FileNotFoundError:  # renamed or released by its owner, or swept by another program
+            except FileNotFoundError:  # renamed by its owner, or swept by another program
                 continue
+        for lock in self.folder.glob("*/*.lock.*"):
+            if run_of(lock).is_file() and is_abandoned(self, lock):
+                lock.unlink(missing_ok=True)
 
     def now(self):
         """Time by the clock that stamps the files, which may be another machine's."""
@@ -133,7 +136,7 @@ class Lock:
     @property
     def is_ours(self):
         """Whether nobody took over."""
-        locks = numbered_locks(self.path.with_name(self.path.name.rpartition(".lock.")[0]))
+        locks = numbered_locks(run_of(self.path))
         return bool(locks) and locks[-1][1] == self.path
 
     def release(self):
@@ -141,7 +144,7 @@ class Lock:
         self._stop.set()
         self._thread.join()
         if self.is_ours:
-            for _, path in numbered_locks(self.path.with_name(self.path.name.rpartition(".lock.")[0])):
+            for _, path in numbered_locks(run_of(self.path)):
                 path.unlink(missing_ok=True)
 
     def _beat(self):
@@ -150,6 +153,11 @@ class Lock:
                 os.utime(self.path)
             except OSError:  # the folder was deleted, or is away for a moment
                 continue
+
+
+def run_of(lock):
+    """Path of the run that a lock is for."""
+    return lock.with_name(lock.name.rpartition(".lock.")[0])
 
 
 def numbered_locks(run):
