@@ -62,7 +62,7 @@ def copy_for(use_gpu, checkpoint):
 
 
 def one_step(model, folder, use_gpu, switches):  # noqa: F811
-    """Losses, gradients and scores of the first batch: three dicts or lists of CPU tensors."""
+    """Losses, gradients and scores of the first batch: two lists and a tensor, on the CPU."""
     config = make_config(model, folder, use_gpu=use_gpu, seed=1, **{**switches, **ANY_MODEL})
     torch.manual_seed(1)
     train_data, _, test_data = build_loaders(config, create_dataset(config))

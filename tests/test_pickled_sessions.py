@@ -51,6 +51,12 @@ def test_prefixes_are_joined_so_that_no_session_is_in_two_parts(tmp_path):
     assert found[0][:2] == [("1 2", "3"), ("1", "2")] and len(found[0]) == 6
 
 
+def test_prefixes_are_not_taken_for_sessions(tmp_path):
+    train = expanded([[1, 2, 3], [3, 1], [2, 1, 1, 2], [4, 1, 2]])
+    with pytest.raises(UsageError, match="train.txt' lists every prefix of its sessions: add --prefixes"):
+        quiet("mine", write(tmp_path, train), out_dir=tmp_path, valid_share=0.25)
+
+
 def test_names_of_parts_come_from_the_settings_of_the_data_set(tmp_path):
     with pytest.raises(UsageError, match="46,?259"):  # the counts of the literature
         quiet("cellphones", write(tmp_path), out_dir=tmp_path, valid_share=0.25)

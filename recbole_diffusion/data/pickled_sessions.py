@@ -38,7 +38,10 @@ def read_pickled(folder, prefixes):
         UsageError: for files that are missing, are no such pickles or, with ``prefixes``, leave prefixes out.
     """
     parts = [read_pairs(folder / name) for name in FILES]
-    if prefixes:
+    if not prefixes:
+        for pairs, name in zip(parts, FILES):
+            refuse_prefixes(pairs, folder / name)
+    else:
         parts = [join_prefixes(pairs, folder / name) for pairs, name in zip(parts, FILES)]
     sessions = [[*history, target] for pairs in parts for history, target in pairs]
     numbers = np.repeat(np.arange(len(sessions)), [len(session) for session in sessions])
@@ -66,6 +69,13 @@ def read_pairs(path):
         if not isinstance(history, list) or not history or not all(type(item) in (int, str) for item in [*history, target]):
             raise UsageError(f"'{path}', pair {number + 1}: needs a list of items and a target, numbers or texts")
     return list(zip(histories, targets))
+
+
+def refuse_prefixes(pairs, path):
+    """Prefixes of one session must not come apart into training and validation as if they were sessions."""
+    followed = [[*after, target] == before for (before, _), (after, target) in zip(pairs, pairs[1:]) if len(before) > 1]
+    if sum(followed) > len(followed) / 2:
+        raise UsageError(f"'{path}' lists every prefix of its sessions: add --prefixes")
 
 
 def join_prefixes(pairs, path):
