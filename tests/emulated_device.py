@@ -76,7 +76,7 @@ class TensorElsewhere(torch.Tensor):
 def refuse_mixture(func, args, kwargs):
     """As CUDA: numbers (tensors without dimensions) and indices may come from the CPU, nothing else."""
     if func in INDEXING:
-        args = [args[0], *args[2:]]
+        args = [args[0], [index for index in args[1] if isinstance(index, TensorElsewhere)], *args[2:]]
     tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)]
     moved = [isinstance(tensor, TensorElsewhere) for tensor in tensors]
     if any(moved) and any(tensor.dim() for tensor, is_moved in zip(tensors, moved) if not is_moved):

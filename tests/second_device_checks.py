@@ -81,6 +81,8 @@ def test_the_emulation_refuses_what_a_gpu_refuses(elsewhere):
     there, here = torch.ones(3, device=elsewhere), torch.ones(3)
     with pytest.raises(RuntimeError, match="same device"):
         there + here
+    with pytest.raises(RuntimeError):
+        here[torch.tensor([0, 1], device=elsewhere)]
     with pytest.raises(TypeError):
         there.numpy()
     assert (there + here.sum()).device == (there * 2).device == elsewhere
