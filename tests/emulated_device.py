@@ -7,6 +7,7 @@ their inputs are. What is only found by running real kernels (speed, rounding, a
 import contextlib
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -94,6 +95,17 @@ class Elsewhere(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class TensorsFromLists(TorchFunctionMode):
+    """``torch.tensor(..., device=...)``, which hides from dispatch modes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor and is_elsewhere(kwargs.get("device")):
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
+
+
 def backend_module():
     """What PyTorch asks a kind of device for."""
 
@@ -109,5 +121,5 @@ def second_device():
     """``torch.device("elsewhere")`` works inside."""
     if torch._C._get_privateuse1_backend_name() != NAME:
         backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module())
-    with Elsewhere():
+    with Elsewhere(), TensorsFromLists():
         yield torch.device(NAME, 0)

@@ -8,24 +8,28 @@ import emulated_device
 import pytest
 import test_diffsbr_contract
 import test_diffurecsys_contract
+import test_processes
 import test_simdiffrec_contract
 import torch
 from recbole.utils.case_study import full_sort_topk
+from test_extract import draw, image_weights, needs_images, shop, text_model, vectors_of  # noqa: F401
 from test_reload import MODELS, folder, trained  # noqa: F401
 
 from recbole_diffusion import load_data_and_model
 from recbole_diffusion.analysis.probe import item_cloud, neighbor_cloud, sequence_cloud
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.data.extract import build_features
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
 from recbole_diffusion.recommend import Recommender
-from recbole_diffusion.testing import make_config
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 
 # Masks of dropout differ: the CPU's are drawn in a faster way.
 NO_DROPOUT = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
 NO_DROPOUT |= {f"{part}_dropout": 0.0 for part in ("graph", "retriever", "denoiser")}
 ANY_MODEL = {**NO_DROPOUT, "allow_unknown_keys": True}
+MODELS_HERE = ["SimDiffRec", "DiffuRec", "DiffuRecSys", "DiffSBR"]
 MOVABLE = sorted(MODELS.keys() - {"NARM"})  # whose recurrent layer asks for kernels that only real GPUs have
 SWITCHES = [
     (model, {**module.SMALL, **switches})
@@ -139,3 +143,48 @@ def test_training_elsewhere_is_resumed(folder, elsewhere, model):  # noqa: F811
     trained(folder, model, use_gpu=True, epochs=1, checkpoint_dir=f"{folder}/parts", **ANY_MODEL)
     parts = trained(folder, model, use_gpu=True, epochs=2, checkpoint_dir=f"{folder}/parts", resume=True, **ANY_MODEL)
     assert parts["epochs"] == 2 and parts["test_result"] == whole["test_result"]
+
+
+@needs_images
+def test_features_elsewhere_are_those_of_the_cpu(shop, elsewhere, text_model, image_weights, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # in which the emulation can have no views
+    for item, colour in (("i1", "red"), ("i2", "blue"), ("i5", "green")):
+        draw(shop / "images" / f"{item}.png", colour)
+    found = []
+    for device in ("elsewhere", "cpu"):  # each with a cache of its own
+        settings = {"dims": 2, "device": device, "output": f"{device}.npz", "show_progress": False}
+        build_features("shop", "dataset", text_model=text_model, image_weights=image_weights, **settings)
+        found.append(vectors_of(f"{device}.npz", ["i1", "i2", "i3", "i4", "i5"]))
+    torch.testing.assert_close(*found)
+
+
+@pytest.fixture
+def nccl_like(monkeypatch):
+    """Tensors are only sent from the second device, as NCCL knows no others; the sending is done by gloo."""
+
+    def like_nccl(send):
+        def checked(tensor, *arguments):
+            if tensor.device.type != emulated_device.NAME or not tensor.is_contiguous():
+                raise RuntimeError(f"NCCL does not send {tensor.device.type} tensors with strides {tensor.stride()}")
+            return send(tensor.detach().here, *arguments)
+
+        return checked
+
+    for name in ("all_reduce", "broadcast"):
+        monkeypatch.setattr(torch.distributed, name, like_nccl(getattr(torch.distributed, name)))
+
+
+NOISY = {**ANY_MODEL, "k_noise": 3, "k_sample": 2, "n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 1}
+
+
+@pytest.mark.parametrize("model, more", [("SimDiffRec", test_processes.PLAIN), *((name, NOISY) for name in MODELS_HERE)])
+def test_two_processes_elsewhere_give_the_same_numbers(tmp_path, elsewhere, nccl_like, model, more):
+    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")
+    given = test_processes.settings(folder, **more, use_gpu=True)
+    several, codes = test_processes.run_in_copies(model, given, folder)
+    assert codes == [0, 0] and several[0]["device"] == str(elsewhere)
+    assert several[0]["test_result"] == several[1]["test_result"]
+    if more is not NOISY:  # every process draws noise of its own
+        one = {**given, "use_gpu": False, "checkpoint_dir": f"{folder}/one"}
+        (one,), _ = test_processes.run_in_copies(model, one, folder, size=1)  # a backward pass here would forbid copies
+        assert several[0]["test_result"] == pytest.approx(one["test_result"], abs=1e-4)

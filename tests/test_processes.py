@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_diffusion import run
+from recbole_diffusion import processes, run
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
@@ -151,6 +151,36 @@ def test_impossible_groups(group, expected):
     with pytest.raises(UsageError, match=expected):
         split_group({"tau": 1, **group})
     assert split_group({"tau": 1, "nproc": 1}) == ({"tau": 1}, {})
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that says it has two GPUs; gives the calls that would reach them."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("device", device)))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: calls.append(("group", backend)))
+    monkeypatch.setattr(processes.atexit, "register", lambda function: None)
+    return calls
+
+
+def test_every_process_has_its_gpu_and_they_meet_by_nccl(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert processes.join(use_gpu=True) == torch.device("cuda", 1)
+    assert two_gpus == [("device", 1), ("group", "nccl")]
+    two_gpus.clear()
+    assert processes.join(use_gpu=False) == torch.device("cpu")
+    assert two_gpus == [("group", "gloo")]
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="3 processes on one machine need 3 GPUs, it has 2: add --use_gpu=False"):
+        processes.join(use_gpu=True)
+    assert not two_gpus
 
 
 def test_nproc_under_torchrun_is_refused(monkeypatch):
