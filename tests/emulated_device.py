@@ -6,6 +6,7 @@ their inputs are. What is only found by running real kernels (speed, rounding, a
 
 import contextlib
 
+import emulated_autocast
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = "elsewhere"
+LIBRARIES = []  # registered operations live as long as these objects
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}  # move from one device to another
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
@@ -121,5 +123,6 @@ def second_device():
     """``torch.device("elsewhere")`` works inside."""
     if torch._C._get_privateuse1_backend_name() != NAME:
         backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module())
+        LIBRARIES.extend(emulated_autocast.register_all())
     with Elsewhere(), TensorsFromLists():
         yield torch.device(NAME, 0)

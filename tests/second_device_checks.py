@@ -65,13 +65,15 @@ def copy_for(use_gpu, checkpoint):
     return f"{checkpoint}.copy.pth"
 
 
-def one_step(model, folder, use_gpu, switches):  # noqa: F811
+def one_step(model, folder, use_gpu, switches, amp_type=None):  # noqa: F811
     """Losses, gradients and scores of the first batch: two lists and a tensor, on the CPU."""
     config = make_config(model, folder, use_gpu=use_gpu, seed=1, **{**switches, **ANY_MODEL})
     torch.manual_seed(1)
     train_data, _, test_data = build_loaders(config, create_dataset(config))
     network = build_model(config, train_data)
-    losses = network.calculate_loss(next(iter(train_data)).to(config["device"]))
+    batch = next(iter(train_data)).to(config["device"])
+    with torch.autocast(config["device"].type, dtype=amp_type, enabled=amp_type is not None):
+        losses = network.calculate_loss(batch)
     losses = losses if isinstance(losses, tuple) else (losses,)
     sum(losses).backward()
     with torch.no_grad():
@@ -93,6 +95,17 @@ def test_the_emulation_refuses_what_a_gpu_refuses(elsewhere):
     assert there[torch.tensor([0, 1])].cpu().tolist() == [1, 1]
 
 
+def test_the_emulation_casts_as_a_gpu_casts(elsewhere):
+    x, linear = torch.ones(2, 3, device=elsewhere), torch.nn.Linear(3, 3).to(elsewhere)
+    with torch.autocast(elsewhere.type, dtype=torch.bfloat16):
+        half = linear(x)
+        full = [half.softmax(-1), half.sum(), torch.nn.functional.layer_norm(half, (3,)), half.exp(), half + x]
+        assert (half.dtype, (half * 2).dtype) == (torch.bfloat16, torch.bfloat16)
+        assert {tensor.dtype for tensor in full} == {torch.float32}
+        with torch.autocast(elsewhere.type, enabled=False):
+            assert linear(x).dtype == torch.float32
+
+
 def test_masks_of_dropout_are_drawn_where_they_are_needed(elsewhere):
     dropped = Dropout(0.5)(torch.ones(1000, device=elsewhere))
     assert dropped.device == elsewhere and set(dropped.tolist()) == {0.0, 2.0}
@@ -103,6 +116,17 @@ def test_a_step_elsewhere_equals_one_on_the_cpu(folder, elsewhere, model, switch
     test_diffsbr_contract.write_features(folder)
     there, here = (one_step(model, folder, use_gpu, switches) for use_gpu in (True, False))
     torch.testing.assert_close(there, here)
+
+
+@pytest.mark.parametrize("model, switches", SWITCHES, ids=str)
+def test_a_step_in_half_precision_is_near_a_full_one(folder, elsewhere, model, switches):  # noqa: F811
+    test_diffsbr_contract.write_features(folder)
+    losses, gradients, _ = one_step(model, folder, True, switches)
+    for use_gpu, amp_type in ((True, torch.bfloat16), (True, torch.float16), (False, torch.float16)):
+        half_losses, half_gradients, _ = one_step(model, folder, use_gpu, switches, amp_type)
+        torch.testing.assert_close(half_losses, losses, rtol=0.1, atol=0.01)
+        directions = [torch.cat([part.flatten() for part in parts]) for parts in (half_gradients, gradients)]
+        assert torch.cosine_similarity(*directions, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("model", MOVABLE)

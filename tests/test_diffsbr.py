@@ -87,6 +87,21 @@ def test_sparse_propagation_equals_dense_in_value_and_gradient(form):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["mean", "residual"])
+def test_propagation_is_not_computed_in_half_precision(form):
+    """The padding item has the vector 0, whose length would be divided by 0 in fp16."""
+    torch.manual_seed(0)
+    graph = item_graph(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 5, "cooccurrence")
+    layer = GraphPropagation(ItemGraph(graph), 2, 8, form, 0.0)
+    x = torch.randn(5, 8, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer(x)[1:].sum(), inputs)
+    with torch.autocast("cpu", torch.float16):
+        total = layer(x)[1:].sum()
+    found = torch.autograd.grad(total, inputs)
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(found, expected))
+
+
 # Sessions, scorers, denoiser
 
 

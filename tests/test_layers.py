@@ -187,6 +187,14 @@ def test_info_nce_ignores_hidden_pairs():
     )
 
 
+def test_info_nce_is_not_computed_in_half_precision():
+    torch.manual_seed(0)
+    anchor, candidates = torch.randn(2, 4), torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = info_nce(anchor, candidates, 0.01)
+    assert torch.equal(loss, info_nce(anchor, candidates, 0.01))
+
+
 def test_top_items_excludes_padding_and_the_given_item():
     table = torch.tensor([[9.0], [3.0], [2.0], [1.0]])
     queries = torch.ones(2, 1)

@@ -16,7 +16,8 @@ def info_nce(anchor, candidates, temperature, hidden_pairs=None):
     Returns:
         torch.Tensor: [] mean loss.
     """
-    logits = F.normalize(anchor, dim=-1) @ F.normalize(candidates, dim=-1).t() / temperature
+    with torch.autocast(anchor.device.type, enabled=False):  # half leaves few digits to a logit near 1 / temperature
+        logits = F.normalize(anchor.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).t() / temperature
     if hidden_pairs is not None:
         logits = logits.masked_fill(hidden_pairs, float("-inf"))
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))

@@ -101,9 +101,8 @@ class ItemGraph(nn.Module):
         self.matrix, self.transposed = SparseMatrix(graph), SparseMatrix(graph.T.tocsr())
 
     def forward(self, x):
-        """x: [V, d] -> A x, [V, d]."""
-        with torch.autocast(x.device.type, enabled=False):  # sparse products exist in full precision only
-            return _SparseProduct.apply(self.matrix, self.transposed, x.float())
+        """x: [V, d] -> A x, [V, d]; float32, as sparse products exist in full precision only."""
+        return _SparseProduct.apply(self.matrix, self.transposed, x)
 
 
 class GraphPropagation(nn.Module):
@@ -126,8 +125,11 @@ class GraphPropagation(nn.Module):
         self.weights = nn.ModuleList(nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(n_weights))
 
     def forward(self, x):
-        """x: [V, d] -> [V, d]."""
-        x = self.dropout(x)
+        """x: [V, d] -> [V, d]. In full precision: half has no sparse products, and 1e-12, the least length, is 0 in it."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._propagate(self.dropout(x.float()))
+
+    def _propagate(self, x):
         if self.form == "residual":
             for _ in range(self.n_layers):
                 x = x + self.graph(x)

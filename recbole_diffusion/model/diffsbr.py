@@ -345,7 +345,7 @@ class DiffSBR(DiffusionSequentialRecommender):
         if self.config["feedback"] == "weighted":
             return (weight * error).sum(1).mean()
         better = error.unsqueeze(2) < error.unsqueeze(1)  # [B, k, k] neighbour a restores better than b
-        margin = similarity.unsqueeze(2) - similarity.unsqueeze(1)
+        margin = (similarity.unsqueeze(2) - similarity.unsqueeze(1)).float()  # a sum of half values may overflow
         return (F.softplus(-margin) * better).sum() / better.sum().clamp(min=1)
 
     def _align(self, ids, looks):
