@@ -282,6 +282,8 @@ class DiffusionConfig(Config):
             settings["data_path"] = own_copy  # RecBole takes the packaged one whatever data_path says
 
     def _init_device(self):
+        gpus = self["gpu_id"]  # a list would hide all GPUs, and RecBole would train on the CPU without a word
+        self.final_config_dict["gpu_id"] = ",".join(map(str, gpus)) if isinstance(gpus, (list, tuple)) else str(gpus)
         if processes.launched():
             return self._init_process()
         super()._init_device()
@@ -291,7 +293,6 @@ class DiffusionConfig(Config):
     def _init_process(self):
         """One of several processes. For RecBole it looks like a single one; see :mod:`recbole_diffusion.processes`."""
         settings = self.final_config_dict
-        settings["gpu_id"] = str(settings["gpu_id"])
         if "," in settings["gpu_id"]:
             os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
         settings.update(device=processes.join(settings["use_gpu"]), single_spec=True, local_rank=0)

@@ -13,6 +13,7 @@ import torch
 from recbole_diffusion import processes, run
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.cli import main
+from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import free_port, run_in_group, split_group
 from recbole_diffusion.testing import cycle_sequences, write_sequences
@@ -181,6 +182,16 @@ def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
     with pytest.raises(UsageError, match="3 processes on one machine need 3 GPUs, it has 2: add --use_gpu=False"):
         processes.join(use_gpu=True)
     assert not two_gpus
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize("gpus, seen", [("2,3", "2,3"), ([2, 3], "2,3"), ((2, 3), "2,3"), ([], "")])
+def test_gpus_are_named_as_words_or_lists(monkeypatch, launched, gpus, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(processes, "launched", lambda: launched)
+    monkeypatch.setattr(processes, "join", lambda use_gpu: torch.device("cpu"))
+    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"gpu_id": gpus})["gpu_id"] == seen
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def test_nproc_under_torchrun_is_refused(monkeypatch):
