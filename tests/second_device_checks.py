@@ -129,6 +129,17 @@ def test_a_step_in_half_precision_is_near_a_full_one(folder, elsewhere, model, s
         assert torch.cosine_similarity(*directions, dim=0) > 0.99
 
 
+@pytest.mark.parametrize("model", MODELS_HERE)
+def test_epochs_in_half_precision_have_the_losses_of_full_ones(folder, elsewhere, model):  # noqa: F811
+    """With the scaler of fp16, which skips the first steps, and the clipping of its gradients."""
+    given = {**ANY_MODEL, "use_gpu": True, "epochs": 2, "clip_grad_norm": {"max_norm": 1.0}}
+    half = trained(folder, model, enable_amp=True, amp_type="fp16", **given)["history"]["loss"]
+    full = trained(folder, model, **given)["history"]["loss"]
+    assert half.keys() == full.keys() and half != full
+    for part in full:
+        assert half[part] == pytest.approx(full[part], rel=0.35)
+
+
 @pytest.mark.parametrize("model", MOVABLE)
 def test_training_elsewhere_gives_the_numbers_of_the_cpu(folder, elsewhere, model):  # noqa: F811
     there, here = (trained(folder, model, use_gpu=use_gpu, **ANY_MODEL) for use_gpu in (True, False))
