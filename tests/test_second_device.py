@@ -8,12 +8,29 @@ import emulated_device
 import pytest
 
 CHECKS = Path(__file__).with_name("second_device_checks.py")
+PARTS = ["step", "training", "processes", "not step and not training and not processes"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """All parts at once, one process each: {part: (process, file of its output)}."""
+    folder, started = tmp_path_factory.mktemp("parts"), {}
+    for number, part in enumerate(PARTS):
+        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", part, CHECKS]
+        words.append(f"--basetemp={folder / str(number)}")
+        output = folder / f"{number}.txt"
+        with open(output, "w") as file:
+            started[part] = subprocess.Popen(words, cwd=CHECKS.parent, stdout=file, stderr=subprocess.STDOUT), output
+    yield started
+    for process, _ in started.values():
+        process.kill()
 
 
 @pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only")
-@pytest.mark.parametrize("part", ["step_elsewhere", "half", "training", "processes", "not step and not training and not processes"])
-def test_everything_works_on_a_device_that_is_not_the_cpu(part):
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", part, CHECKS]
-    done = subprocess.run(words, cwd=CHECKS.parent, capture_output=True, text=True)
-    print(done.stdout[-5000:], done.stderr[-1000:])
-    assert done.returncode == 0 and " passed" in done.stdout
+@pytest.mark.parametrize("part", PARTS)
+def test_everything_works_on_a_device_that_is_not_the_cpu(running, part):
+    process, output = running[part]
+    code = process.wait()
+    text = output.read_text()
+    print(text[-5000:])
+    assert code == 0 and " passed" in text
