@@ -38,11 +38,11 @@ def read_pickled(folder, prefixes):
         UsageError: for files that are missing, are no such pickles or, with ``prefixes``, leave prefixes out.
     """
     parts = [read_pairs(folder / name) for name in FILES]
-    if not prefixes:
+    if prefixes:
+        parts = [join_prefixes(pairs, folder / name) for pairs, name in zip(parts, FILES)]
+    else:
         for pairs, name in zip(parts, FILES):
             refuse_prefixes(pairs, folder / name)
-    else:
-        parts = [join_prefixes(pairs, folder / name) for pairs, name in zip(parts, FILES)]
     sessions = [[*history, target] for pairs in parts for history, target in pairs]
     numbers = np.repeat(np.arange(len(sessions)), [len(session) for session in sessions])
     places = np.arange(len(numbers)) - np.searchsorted(numbers, numbers)
