@@ -5,6 +5,7 @@ the number of batches. Here every process walks through the same batches and tak
 """
 
 import atexit
+import contextlib
 import os
 
 import torch
@@ -83,11 +84,53 @@ def gather(value):
     return values
 
 
-def share(weight):
-    """This process's part of a weight that all processes have a part of: 1 for a single process."""
-    if world_size() == 1:
-        return 1
-    return weight / sum(gather(weight))
+_together = True  # False while some process has no rows
+
+
+@contextlib.contextmanager
+def apart():
+    """Let :func:`rows_of_all` return a process's own rows, for batches too small for all processes."""
+    global _together
+    _together = False
+    try:
+        yield
+    finally:
+        _together = True
+
+
+def rows_of_all(tensor):
+    """The rows of all processes, for losses that compare the rows of a batch with each other.
+
+    All processes have to call this together, see :func:`apart`.
+
+    Args:
+        tensor (torch.Tensor): [B, ...], B may differ between processes.
+
+    Returns:
+        torch.Tensor: [sum of all B, ...], own rows first; gradients reach the process that a row comes from.
+    """
+    if world_size() == 1 or not _together:
+        return tensor
+    counts = gather(len(tensor))
+    return _RowsOfAll.apply(tensor, counts).roll(-sum(counts[: rank()]), 0)
+
+
+class _RowsOfAll(torch.autograd.Function):
+    """All rows in the order of the processes. PyTorch's own needs as many rows in each, and is deprecated."""
+
+    @staticmethod
+    def forward(ctx, tensor, counts):
+        ctx.counts = counts
+        rows = tensor.new_zeros(sum(counts), *tensor.shape[1:])
+        rows.split(counts)[rank()].copy_(tensor)
+        dist.all_reduce(rows)
+        return rows
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.counts)[rank()], None
 
 
 def copy_from_first(model):

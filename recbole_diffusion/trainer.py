@@ -1,5 +1,6 @@
 """RecBole's trainer with exact resumption, safe checkpoints, mixed precision, several processes and named losses."""
 
+import contextlib
 import glob
 import math
 import os
@@ -432,16 +433,20 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
         return tuple(loss.item() for loss in losses)
 
     def _share_of_losses(self, interaction, loss_func):
-        """The parts of the loss, weighted so that their sum over all processes is the loss of the whole batch."""
-        weigh = getattr(self.model, "loss_weight", len)
-        share = processes.share(0 if interaction is None else weigh(interaction))
+        """The parts of the loss, weighted so that their sums over all processes are the parts for the whole batch."""
+        weigh = getattr(self.model, "loss_weights", lambda rows: {None: len(rows)})
+        everyones = processes.gather({} if interaction is None else weigh(interaction))
         if interaction is None:
             return ()
         interaction = interaction.to(self.device)
         with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp):
-            losses = loss_func(interaction)
+            with contextlib.nullcontext() if all(everyones) else processes.apart():
+                losses = loss_func(interaction)
         losses = losses if isinstance(losses, tuple) else (losses,)
-        return losses if share == 1 else tuple(share * loss for loss in losses)
+        if len(everyones) == 1:
+            return losses
+        names = getattr(self.model, "loss_names", [None] * len(losses))
+        return tuple(loss * share_of(name, everyones) for name, loss in zip(names, losses))
 
     def _update(self):
         if self.clip_grad_norm:
@@ -460,6 +465,12 @@ def trainer_class(config):
     """The trainer of a model: the plugin's, or RecBole's special one with the plugin's checkpoints."""
     stock = Trainer if config.is_plugin_model else get_trainer(config["MODEL_TYPE"], config["model"])
     return DiffusionTrainer if stock is Trainer else type(stock.__name__, (SafeCheckpointMixin, stock), {})
+
+
+def share_of(name, weights):
+    """This process's part, 0 to 1, of the weight of a part of the loss. weights: of all processes, {} where idle."""
+    everyones = [own.get(name, own.get(None, 0)) for own in weights]
+    return everyones[processes.rank()] / sum(everyones)
 
 
 def add_up(parts):

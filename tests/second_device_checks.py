@@ -206,7 +206,10 @@ def nccl_like(monkeypatch):
 NOISY = {**ANY_MODEL, "k_noise": 3, "k_sample": 2, "n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 1}
 
 
-@pytest.mark.parametrize("model, more", [("SimDiffRec", test_processes.PLAIN), *((name, NOISY) for name in MODELS_HERE)])
+SIMDIFFREC = [("SimDiffRec", test_processes.PLAIN), ("SimDiffRec", test_processes.FULL)]
+
+
+@pytest.mark.parametrize("model, more", [*SIMDIFFREC, *((name, NOISY) for name in MODELS_HERE)])
 def test_two_processes_elsewhere_give_the_same_numbers(tmp_path, elsewhere, nccl_like, model, more):
     folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")
     given = test_processes.settings(folder, **more, use_gpu=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_diffsbr_contract import write_features
 
 from recbole_diffusion import processes, run
 from recbole_diffusion.checkpoint import load_checkpoint
@@ -21,13 +22,23 @@ from recbole_diffusion.testing import cycle_sequences, write_sequences
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"hidden_size": 8, "inner_size": 16, "epochs": 3, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
 SETTINGS.update(valid_metric="MRR@5", show_progress=False, eval_batch_size=7, metrics=["Hit", "MRR", "ItemCoverage"])
-PLAIN = {"alpha": 0, "beta": 0, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 20}
+QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 20}
+PLAIN = {**QUIET, "alpha": 0, "beta": 0}
+# Without chance: a single time step, and noise too weak to change a digit.
+FULL = {**QUIET, "k_noise": 3, "k_sample": 2, "diffusion_steps": 1}
+FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "train_batch_size": 50}
+NEXT = {**FAINT, "sampling_steps": 1, "lambda_mean": 1.0, "lambda_std": 0.0, "initializer_range": 0.02, "n_blocks": 1}
+NEXT.update(hidden_dropout_prob=0.0, embedding_dropout_prob=0.0)
+SESSION = {**FAINT, "corruption_steps": 1, "k_neighbors": 3, "alignment_items": 0, "hidden_size": 16, "graph_dropout": 0.0}
+SESSION.update(denoiser_dropout=0.0, retriever_dropout=0.0, allow_unknown_keys=True)  # it has no inner_size
 fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")  # the last batch is a single row
+    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")  # the last batch is a single row
+    write_features(folder)
+    return folder
 
 
 def settings(folder, **more):
@@ -53,6 +64,11 @@ def run_in_copies(model, given, folder, size=2):
         ("SimDiffRec", PLAIN, 2),
         ("SimDiffRec", {**PLAIN, "ce_positions": "last", "train_view": "prefix", "enable_amp": True}, 2),
         ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
+        ("SimDiffRec", FULL, 2),
+        ("SimDiffRec", {**FULL, "mask_same_target": True, "ce_positions": "last", "train_view": "prefix"}, 3),
+        ("DiffuRec", NEXT, 2),
+        ("DiffuRecSys", {**NEXT, "offset_noise": "none"}, 2),
+        ("DiffSBR", SESSION, 2),
         ("SASRec", {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 64, "epochs": 1}, 2),
     ],
 )

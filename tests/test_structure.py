@@ -20,7 +20,7 @@ ALLOWED = {  # what each part may import of the package, besides errors, propert
     "diffusion": set(),
     "layers": set(),
     "data": {"diffusion", "layers", "data", "processes"},
-    "model": {"diffusion", "layers", "data", "model.base"},
+    "model": {"diffusion", "layers", "data", "model.base", "processes"},
     "checkpoint": set(),
     "processes": set(),
     "trainer": {"diffusion", "layers", "data", "model", "checkpoint", "processes"},

@@ -14,15 +14,16 @@ BATCHES_PER_POOL = 50
 
 
 class SharedTrainDataLoader(TrainDataLoader):
-    """The batches of a single process, of which every process gets its share of the rows: ``None`` if that is none."""
+    """The batches of a single process, of which every process gets its share of the rows.
 
-    def __init__(self, config, dataset, sampler, shuffle=False):
-        self._share = slice(processes.rank(), None, processes.world_size())
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+    A batch of fewer rows than processes belongs to the first one, the others get ``None``.
+    """
 
     def collate_fn(self, index):
-        index = index[self._share]
-        return super().collate_fn(index) if len(index) else None
+        size, rank = processes.world_size(), processes.rank()
+        if len(index) < size:
+            return super().collate_fn(index) if rank == 0 else None
+        return super().collate_fn(index[rank::size])
 
 
 class LengthGroupedTrainDataLoader(SharedTrainDataLoader):

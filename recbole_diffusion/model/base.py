@@ -68,9 +68,13 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 
-    def loss_weight(self, interaction):
-        """How many terms the loss of a batch is the mean of, by which several processes weight their parts."""
-        return len(interaction)
+    def loss_weights(self, interaction):
+        """How many terms each part of the loss of a batch is the mean of, by which several processes weight theirs.
+
+        Returns:
+            dict[str | None, int]: by name of the part, ``None`` for all parts that are not named.
+        """
+        return {None: len(interaction)}
 
     def training_state(self):
         """What training needs beside the weights, for checkpoints: a dict of tensors and JSON values."""

@@ -30,6 +30,7 @@ from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
 from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
+from recbole_diffusion.processes import rows_of_all
 
 
 BANK_ROWS = 8192  # sessions that are encoded at a time
@@ -335,7 +336,8 @@ class DiffSBR(DiffusionSequentialRecommender):
             restored = self.self_denoiser(noised, t, self.self_denoiser.prepare(look))
             parts["self_generation"] = lambda_1 * (clean - restored).square().mean()  # Eq. 15
             if self.fusion == "contrast":
-                parts["contrast"] = self.config["lambda_2"] * info_nce(latent, restored, self.config["tau"])  # Eq. 16
+                candidates = rows_of_all(restored)
+                parts["contrast"] = self.config["lambda_2"] * info_nce(latent, candidates, self.config["tau"])  # Eq. 16
             else:
                 latent = self._attend(latent, restored)
         return latent, parts

@@ -23,6 +23,7 @@ from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.top_items import top_items
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
+from recbole_diffusion.processes import rows_of_all
 
 
 class PositionedTransformer(nn.Module):
@@ -121,10 +122,13 @@ class SimDiffRec(DiffusionSequentialRecommender):
         if self.config["k_sample"] > real - self.config["exclude_original"]:
             raise UsageError(f"k_sample {self.config['k_sample']} is larger than the number of items, {real}")
 
-    def loss_weight(self, interaction):
-        if self.config["ce_positions"] == "last":
-            return len(interaction)
-        return int(interaction[self.ITEM_SEQ_LEN].sum())
+    def loss_weights(self, interaction):
+        rows, tokens = len(interaction), int(interaction[self.ITEM_SEQ_LEN].sum())
+        return {
+            "recommendation": rows if self.config["ce_positions"] == "last" else tokens,
+            "diffusion": rows if self.config["official_compat"] else tokens,  # with padding, all rows are of one length
+            "contrast": rows,
+        }
 
     def training_state(self):
         return {"neighbours": self.neighbours, "neighbours_age": self.neighbours_age}
@@ -295,11 +299,11 @@ class SimDiffRec(DiffusionSequentialRecommender):
 
     def _contrast(self, ends, target):
         """L_cl (Eq. 17). ends: [B, views, d]; candidates are the views of all users of the batch."""
-        hidden_pairs = None
+        views, hidden_pairs = rows_of_all(ends[:, 1:]), None
         if self.config["mask_same_target"]:
-            same = target[:, None] == target
-            hidden_pairs = same.fill_diagonal_(False).repeat(1, ends.shape[1] - 1)
-        candidates = ends[:, 1:].transpose(0, 1).flatten(0, 1)
+            same = target[:, None] == rows_of_all(target)
+            hidden_pairs = same.fill_diagonal_(False).repeat(1, views.shape[1])
+        candidates = views.transpose(0, 1).flatten(0, 1)
         return info_nce(ends[:, 0], candidates, self.config["tau"], hidden_pairs)
 
     # What the released code does instead (official_compat)
