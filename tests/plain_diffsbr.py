@@ -91,7 +91,7 @@ class Row:
     """What a step of training found for one session."""
 
     session: torch.Tensor  # [d]
-    look: torch.Tensor | None  # [d]
+    look: torch.Tensor  # [d] or None
     similarity: torch.Tensor  # [k]
     weight: torch.Tensor  # [k]
     latent: torch.Tensor = None  # [d]

@@ -124,6 +124,8 @@ def refused(capsys, *words):
         (["--model=SASRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
         (["--model=SimDiffRec", "--k_sample=1"], "k_sample must lie in [2, inf)"),
         (["--model=SimDiffRec", "--k_noise=12"], "k_noise 12 is larger than the 11 other items"),
+        (["--model=SimDiffRec", "--k_noise=3", "--k_sample=13"], "k_sample 13 is larger than the 12 items it is a rank of"),
+        (["--model=SimDiffRec", "--k_noise=3", "--k_sample=12", "--exclude_original"], "larger than the 11 items it is"),
         (["--model=SimDiffRec", "--topk=[5,13]"], "topk 13 is larger than the number of items, 12"),
         (["--model=SimDiffRec", "--official_compat", "--confidence_t=T"], "set confidence_t: train"),
         (["--model=SimDiffRec", "--config_files=absent.yaml"], "config file 'absent.yaml' does not exist"),
@@ -223,6 +225,19 @@ def break_file(folder, change):
 def test_broken_files(folder, capsys, change, expected):
     break_file(folder, change)
     assert expected in refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_a_bad_number_is_found_in_every_encoding(folder, capsys, encoding):
+    file = f"{folder}/cycle/cycle.inter"
+    with open(file) as handle:
+        rows = [line.rstrip("\n").split("\t") for line in handle]
+    rows[3][:] = ["caf\xe9", "i1", "soon"]
+    with open(file, "w", encoding=encoding) as handle:
+        handle.writelines("\t".join([row[2], row[0], row[1]]) + "\n" for row in rows)
+    words = [] if encoding == "utf-8-sig" else [f"--encoding={encoding}"]
+    error = refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}", *words)
+    assert "line 4: 'soon' is not a number (column 'timestamp')" in error
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,10 @@ def test_recbole_models_get_recboles_batches_to_the_last_column(folder):
 def test_histories_are_cut_to_the_latest_items(tmp_path):
     folder = write_sequences([list(range(1, 16))] * 2, tmp_path, "cycle")
     config = make_config("SimDiffRec", folder, MAX_ITEM_LIST_LENGTH=4, train_view="prefix")
-    test = examples(build_loaders(config, create_dataset(config))[2])
+    data = create_dataset(config)
+    test = examples(build_loaders(config, data)[2])
     assert test["item_length"].tolist() == [4, 4]
-    assert test["item_id_list"].shape == (2, 4)
+    assert data.id2token("item_id", test["item_id_list"]).tolist() == [["i11", "i12", "i13", "i14"]] * 2
 
 
 @pytest.mark.parametrize("view", ["prefix", "sequence"])

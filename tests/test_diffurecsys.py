@@ -160,6 +160,12 @@ def test_an_ensemble_averages_the_probabilities_of_its_samples(build):
     assert (found[:, 0] == float("-inf")).all()
 
 
+def test_an_ensemble_orders_items_that_are_out_of_the_question(build):
+    model, items = build(ensemble_seeds=2), histories()
+    model.item_embedding.weight.data.mul_(100)  # probabilities far below the smallest float32
+    assert scores(model, items, LENGTHS)[:, 1:].isfinite().all()
+
+
 def test_another_seed_draws_other_noise_for_the_same_network(build):
     first, second = build(seed=1), build(seed=2)
     second.load_state_dict(first.state_dict())

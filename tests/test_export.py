@@ -19,7 +19,7 @@ TOKENS = ["[PAD]", *(f"i{n}" for n in range(1, N_ITEMS))]
 SEQUENCES = [[1], [2, 3, 4], [5, 5, 5, 5, 5, 5, 5], [12, 1, 2, 9, 4], [7, 8]]
 CASES = {
     "SimDiffRec": ("SimDiffRec", {"k_noise": 3, "k_sample": 2}),
-    "SimDiffRec, from the end, relu": ("SimDiffRec", {"alpha": 0, "beta": 0, "pos_align": "end", "hidden_act": "relu"}),
+    "SimDiffRec, from the start, relu": ("SimDiffRec", {"alpha": 0, "beta": 0, "pos_align": "start", "hidden_act": "relu"}),
     "DiffuRec": ("DiffuRec", {}),
     "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
     "DiffuRec, released masks": ("DiffuRec", {"attention_mask": "queries", "use_position": True}),

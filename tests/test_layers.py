@@ -116,6 +116,7 @@ def test_dropout_keeps_the_mean_and_the_rate():
     y = dropout(x)
     assert abs((y == 0).float().mean() - 0.3) < 0.01 and abs(y.mean() - 1) < 0.01
     assert dropout.eval()(x) is x or torch.equal(dropout(x), x)
+    assert Dropout(0.999995)(x).isfinite().all()  # rounded, this would be all
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 7, 1000])

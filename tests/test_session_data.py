@@ -92,6 +92,15 @@ def test_broken_session_files(capsys, header, rows, expected):
     assert expected in refused(capsys, "grocery", "--expected_counts=~")
 
 
+def test_lists_of_other_lengths_than_their_histories_are_refused(capsys):
+    header = "session_id:token\titem_id_list:token_seq\titem_id:token\tprice_list:float_seq\tprice:float\n"
+    rows = {0: "s1\ta b\tc\t1 2\t3\ns2\tb c\ta\t5\t6\n", 1: "s3\tb\ta\t1\t2\n", 2: "s4\td\tb\t1\t2\n"}
+    write("grocery", header, rows)
+    columns = "--load_col={inter: [session_id, item_id_list, item_id, price_list, price]}"
+    text = refused(capsys, "grocery", "--expected_counts=~", columns)
+    assert "example 2 has 1 values of 'price' for 2 items" in text
+
+
 def test_missing_part(capsys):
     write("grocery")
     (Path("dataset") / "grocery" / "grocery.valid.inter").unlink()

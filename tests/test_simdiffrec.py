@@ -184,6 +184,20 @@ def test_mask_same_target_drops_users_with_the_same_next_item():
     torch.testing.assert_close(model._contrast(ends, target), total / 4)
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"noise": "gaussian", "k_noise": 99},
+        {"hard_negative": False, "k_sample": 99},
+        {"alpha": 0, "k_sample": 99},
+        {"official_compat": True, "k_sample": 99},
+        {"alpha": 0, "beta": 0, "k_noise": 99, "k_sample": 99},
+    ],
+)
+def test_settings_that_do_nothing_need_not_fit_the_catalogue(idle):
+    assert all(loss.isfinite() for loss in build(**{**SMALL, **idle}).loss_parts(*batch()).values())
+
+
 def test_released_behaviour_fills_short_histories_with_random_items():
     model = build(**SMALL, official_compat=True, aug_ratio=0.5)  # 6 of 12 positions for everybody
     items, lengths, _ = batch(seed=6)

@@ -198,6 +198,9 @@ def test_a_study_of_other_conditions_is_not_mixed(data):
         call(data, "--epochs=3")
     with pytest.raises(UsageError, match="another space"):
         call(data, space="tau: [0.1, 0.7]")
+    write_sequences(cycle_sequences(n_users=13), data, "cycle")
+    with pytest.raises(UsageError, match="another content of the data files"):
+        call(data)
 
 
 def test_without_optuna_one_line_says_what_to_install(data, monkeypatch):

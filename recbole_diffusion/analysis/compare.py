@@ -8,7 +8,7 @@ from recbole_diffusion.analysis import paper
 from recbole_diffusion.analysis.fingerprint import fingerprint
 from recbole_diffusion.analysis.report import write_reports
 from recbole_diffusion.analysis.store import Store, read_json
-from recbole_diffusion.analysis.tables import PLACES, Study, format_settings, format_text
+from recbole_diffusion.analysis.tables import PLACES, Study, format_settings, format_text, recbole_name
 from recbole_diffusion.analysis.work import first_line, run_missing
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError, did_you_mean
@@ -196,7 +196,7 @@ def describe_study(args, settings, preset, cells):
 
 def check_metric(name, cells):
     """RecBole's name of a metric that every cell computes. Raises UsageError."""
-    wanted = name.lower().replace("hr@", "hit@")
+    wanted = recbole_name(name)
     for cell in {(cell.row, cell.dataset): cell for cell in cells}.values():  # a seed changes no metric
         config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
         known = [f"{metric}@{k}".lower() for metric in config["metrics"] for k in config["topk"]]
@@ -299,7 +299,7 @@ def read_row(label, content):
 def known_datasets(settings):
     """Data sets with settings or files; a row may have settings for more data sets than are selected."""
     folder = Path(str(settings.get("data_path", "dataset")))
-    return [*property_names("dataset"), *(path.name for path in folder.glob("*/"))]
+    return [*property_names("dataset"), *(path.name for path in folder.glob("*") if path.is_dir())]
 
 
 def check_dataset_names(row, known):

@@ -17,7 +17,7 @@ CANNOT_CHANGE_A_NUMBER = ("analysis", "testing", "cli.py")
 
 
 def fingerprint(config):
-    """Hashes of everything that can change a number, all defaults included.
+    """Hashes of what a run depends on, all defaults included; of other packages' versions, RecBole's only.
 
     Args:
         config (DiffusionConfig): settings of a run.

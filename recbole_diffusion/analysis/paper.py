@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from recbole_diffusion.analysis.tables import recbole_name
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import load_yaml, property_file, property_names
 
-SAME = {"hr": "hit", "p": "hit"}  # precision at K of a single target is printed as a hit rate
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,6 @@ def read_preset(name):
 def figures_of(values, metrics, scale):
     """Metric -> published figure as a fraction; ``~`` where the paper has none."""
     return {metric: value / scale for metric, value in zip(metrics, values) if value is not None}
-
-
-def recbole_name(metric):
-    """A paper's ``HR@10`` or ``P@10`` as RecBole's ``hit@10``; with one target per user they are the same."""
-    name, _, k = metric.lower().partition("@")
-    return f"{SAME.get(name, name)}@{k}"
 
 
 def sweep_rows(sweeps):

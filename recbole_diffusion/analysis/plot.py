@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from recbole_diffusion.analysis.tables import finished, metric_title, write_text
+from recbole_diffusion.analysis.tables import finished, metric_title, recbole_name, write_text
 from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import make_folder
@@ -148,14 +148,9 @@ def read_number(text, option, least=1):
     return int(text)
 
 
-def recbole_metric(name):
-    """``HR@10`` as RecBole's ``hit@10``."""
-    return name.lower().replace("hr@", "hit@")
-
-
 def check_metric(name, known, where):
     """Raise UsageError, which begins with where, when a run has no such metric."""
-    metric = recbole_metric(name)
+    metric = recbole_name(name)
     if metric not in known:
         there = ", ".join(known) or "none"
         raise UsageError(f"{where}: unknown metric '{name}'{did_you_mean(metric, known)}: there are {there}")
@@ -168,7 +163,7 @@ def draw_curves(args):
     """Losses by name on the left, the validation metric on the right, and the chosen epoch marked."""
     runs = {label: read_curves(path) for label, path in labelled_files(args.files).items()}
     first = next(iter(runs.values()))
-    metric = recbole_metric(args.metric or first["metric"])
+    metric = recbole_name(args.metric or first["metric"])
     figure, (left, right) = new_figure(2)
     rows = []
     for (label, run), color in zip(runs.items(), COLORS):
@@ -228,7 +223,7 @@ def draw_sweep(args):
         raise UsageError(f"--part must be test or valid, got '{args.part}'")
     runs = swept_runs(args)
     source = "best_valid_result" if args.part == "valid" else f"test_result_{'masked' if args.masked else 'unmasked'}"
-    metric = recbole_metric(args.metric)
+    metric = recbole_name(args.metric)
     panels = {}
     for path, run in runs.items():
         check_metric(args.metric, run[source], f"'{path}'")
@@ -335,7 +330,7 @@ def draw_groups(args):
         label: probe.rank_test_part(path, args.data_path, args.trust_checkpoint)
         for label, path in labelled_files(args.files).items()
     }
-    metric = recbole_metric(args.metric)
+    metric = recbole_name(args.metric)
     figure, (left, right) = new_figure(2)
     rows = []
     same = probe.same_users(list(found.values()))

@@ -108,6 +108,12 @@ def format_mean(values):
     return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
+def recbole_name(metric):
+    """A paper's ``HR@10`` or ``P@10`` as RecBole's ``hit@10``: what is printed as precision of one target is a hit rate."""
+    name, _, k = metric.lower().partition("@")
+    return f"{'hit' if name in ('hr', 'p') else name}@{k}"
+
+
 def metric_title(name):
     """RecBole's ``hit@10`` as the papers' ``HR@10``."""
     metric, _, k = name.partition("@")

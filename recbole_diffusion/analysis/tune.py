@@ -9,6 +9,7 @@ import yaml
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.analysis.compare import ONE_PROCESS, check_files, expand_config_files, refuse
+from recbole_diffusion.analysis.fingerprint import data_hash, settings_hash
 from recbole_diffusion.analysis.tables import PLACES, format_settings, write_text
 from recbole_diffusion.analysis.work import first_line
 from recbole_diffusion.config import DiffusionConfig
@@ -218,9 +219,15 @@ def grid_of(space):
 
 def conditions(config, settings, space):
     """What must not change within a study: data, fixed settings, space, and the metric that chooses."""
-    fixed = {key: value for key, value in settings.items() if key not in PLACES}
-    return {"model": config["model"], "dataset": config["dataset"], "metric": config["valid_metric"],
-            "settings": fixed, "space": space}  # fmt: skip
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "metric": config["valid_metric"],
+        "settings": {key: value for key, value in settings.items() if key not in PLACES},
+        "space": space,
+        "content of the data files": data_hash(config),
+        "set of defaults": settings_hash(config),
+    }
 
 
 def refuse_other_conditions(study, wanted):

@@ -433,21 +433,22 @@ def _examine_sides(report, folder, settings, ids, known):
             report.problems.append(f"{path.name}: does not exist although load_col names fields of it")
 
 
-def find_first_bad_number(path, column_index, separator="\t", skip_header=True):
+def find_first_bad_number(path, column_index, separator="\t", skip_header=True, encoding="utf-8"):
     """First value of a column that should be a number and is none, to explain a failed conversion.
 
     Missing values (empty, NA, nan, ...) and rows without that column are no bad numbers.
 
     Args:
-        path (str or Path): text file in UTF-8.
+        path (str or Path): text file.
         column_index (int): column, from 0.
         separator (str): what stands between columns.
         skip_header (bool): whether line 1 is a header.
+        encoding (str): of the file.
 
     Returns:
         tuple[int, str] or None: line number from 1 and the text found there; None when all are finite numbers.
     """
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+    with open(path, encoding=encoding, errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
             parts = line.rstrip("\r\n").split(separator)
             if (skip_header and number == 1) or column_index >= len(parts) or parts[column_index] in MISSING:

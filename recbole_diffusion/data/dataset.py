@@ -91,7 +91,7 @@ class SequenceDataset(SequentialDataset):
         except UnicodeDecodeError as error:
             raise UsageError(f"{filepath} is not {encoding or 'utf-8'} text: {error} (set --encoding)") from None
         except ValueError as error:
-            self._blame_number(filepath, names, separator)
+            self._blame_number(filepath, names, separator, encoding)
             raise UsageError(f"{filepath}: {error}") from None
         if frame.empty:
             raise UsageError(f"{filepath} holds a header but no rows")
@@ -154,12 +154,12 @@ class SequenceDataset(SequentialDataset):
         return f"{filepath} has no column '{name}'{did_you_mean(name, columns)}, it has {', '.join(columns)}"
 
     @staticmethod
-    def _blame_number(filepath, names, separator):
-        with open(filepath, encoding="utf-8") as file:
-            header = [cell.partition(":")[0] for cell in file.readline().rstrip("\r\n").split(separator)]
+    def _blame_number(filepath, names, separator, encoding):
+        with open(filepath, encoding=encoding, errors="replace") as file:
+            header = [cell.partition(":")[0] for cell in file.readline().strip("\r\n\ufeff").split(separator)]
         for name, kind in names.items():
             if kind == FeatureType.FLOAT:
-                bad = find_first_bad_number(filepath, header.index(name), separator)
+                bad = find_first_bad_number(filepath, header.index(name), separator, encoding=encoding)
                 if bad:
                     raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
 
@@ -284,6 +284,12 @@ class SequenceDataset(SequentialDataset):
         ends = lengths.cumsum()
         kept = np.minimum(lengths, self.max_item_list_len)
         for field, rows in lists.items():
+            other = np.flatnonzero([len(row) != length for row, length in zip(rows, lengths)])
+            if len(other):
+                raise UsageError(
+                    f"dataset '{self.dataset_name}': example {other[0] + 1} has {len(rows[other[0]])} values of '{field}' "
+                    f"for {lengths[other[0]]} items"
+                )
             self.flat[field] = torch.as_tensor(np.concatenate(rows))
         self.inter_feat.update(self._index_columns(ends - kept, kept, ends - lengths, ends))
 
@@ -342,10 +348,11 @@ class SequenceDataset(SequentialDataset):
         return cat_interactions([self.inter_feat, prefixes])
 
     def sessions(self):
-        """The complete sessions of this part, targets included, each once.
+        """The sessions of this part, targets included, each once; of longer ones the latest items.
 
         Returns:
-            tuple: items [n] of one session after the other, lengths [S] and user numbers [S], all LongTensors.
+            tuple: items [n] of one session after the other, lengths [S], at most ``MAX_ITEM_LIST_LENGTH + 1``, and user
+            numbers [S], all LongTensors.
         """
         examples = self.longest_examples()
         start, length = examples[HISTORY_START], examples[self.item_list_length_field] + 1

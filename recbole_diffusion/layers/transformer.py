@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        dropped = round(self.p * self.LEVELS)
+        dropped = min(round(self.p * self.LEVELS), self.LEVELS - 1)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
         keep = bits.ge(dropped - self.LEVELS // 2)

@@ -13,6 +13,8 @@ Transformer restores the item. DiffuRec adds the guide to the history, DiffuRecS
 states both models; what the papers leave open is a setting in ``properties/model/*.yaml``.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -190,12 +192,13 @@ class DiffuRec(DiffusionSequentialRecommender):
     def ensemble_scores(self, item_seq, item_seq_len):
         """Log of the probability of each item, averaged over seeds (Algorithm 3): [B, V] float32."""
         samples = self.sample(item_seq, item_seq_len, self.config["ensemble_seeds"])
-        probability = 0
+        total = None  # logarithm of the sum, since far items have probabilities that float32 rounds to 0
         for vectors in samples.unbind(1):
             logits = (vectors @ self.item_embedding.weight.t()).float()
             logits[:, : self.first_item] = float("-inf")
-            probability = probability + logits.softmax(-1)
-        return (probability / samples.shape[1]).log()
+            scores = logits.log_softmax(-1)
+            total = scores if total is None else torch.logaddexp(total, scores)
+        return total - math.log(samples.shape[1])
 
 
 class DiffuRecSys(DiffuRec):
@@ -229,5 +232,5 @@ class DiffuRecSys(DiffuRec):
         noise, offset = torch.randn_like(clean), self.config["offset_noise"]
         if offset == "none":
             return noise
-        shape = {"const": None, "per_example": noise[:, :1], "per_dim": noise}[offset]
-        return noise + self.config["offset_strength"] * (1 if shape is None else torch.randn_like(shape))
+        shift = 1 if offset == "const" else torch.randn_like(noise[:, :1] if offset == "per_example" else noise)
+        return noise + self.config["offset_strength"] * shift

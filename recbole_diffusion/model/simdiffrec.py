@@ -116,11 +116,12 @@ class SimDiffRec(DiffusionSequentialRecommender):
             raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
 
     def _check_catalogue(self):
-        real = self.n_items - 1
-        if self.config["k_noise"] >= real:
-            raise UsageError(f"k_noise {self.config['k_noise']} is larger than the {real - 1} other items of the data")
-        if self.config["k_sample"] > real - self.config["exclude_original"]:
-            raise UsageError(f"k_sample {self.config['k_sample']} is larger than the number of items, {real}")
+        config, others = self.config, self.n_items - 2
+        if config["noise"] == "similarity" and config["k_noise"] > others:
+            raise UsageError(f"k_noise {config['k_noise']} is larger than the {others} other items of the data")
+        ranked = others if config["exclude_original"] else others + 1
+        if self.alpha and config["hard_negative"] and not config["official_compat"] and config["k_sample"] > ranked:
+            raise UsageError(f"k_sample {config['k_sample']} is larger than the {ranked} items it is a rank of")
 
     def loss_weights(self, interaction):
         rows, tokens = len(interaction), int(interaction[self.ITEM_SEQ_LEN].sum())
@@ -144,27 +145,24 @@ class SimDiffRec(DiffusionSequentialRecommender):
         return self.recommender.at_last(self.item_embedding(items), layout, causal=True)[1][:, 0]
 
     def _hidden(self, items, layout):
-        """items: [N, views] -> states of the causal encoder [N, views, d]."""
-        return self.recommender(self.item_embedding(items), layout, causal=True)
+        """States of the causal encoder. items: [N] -> [N, d]."""
+        return self.recommender(self.item_embedding(items.unsqueeze(1)), layout, causal=True)[:, 0]
 
     # Training (Eq. 18)
 
     def loss_parts(self, item_seq, item_seq_len, target):
         layout = PackedLayout(item_seq_len)
         items = layout.pack(item_seq)
-        if not (self.alpha or self.beta):
-            hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
-            return {"recommendation": self._recommendation_loss(hidden, items, layout, target)}
-
-        diffusion_loss, confidence, restored = self._diffuse(items, layout)
-        parts = {"recommendation": None, "diffusion": self.beta * diffusion_loss}
-        if not self.alpha:
-            hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
-        else:
+        parts = {}
+        if self.alpha or self.beta:
+            diffusion_loss, confidence, restored = self._diffuse(items, layout)
+            parts["diffusion"] = self.beta * diffusion_loss
+        if self.alpha:
             hidden, ends = self._encode_views(items, layout, confidence, restored)
             parts["contrast"] = self.alpha * self._contrast(ends, target)
-        parts["recommendation"] = self._recommendation_loss(hidden, items, layout, target)
-        return parts
+        else:
+            hidden = self._hidden(items, layout)
+        return {"recommendation": self._recommendation_loss(hidden, items, layout, target), **parts}
 
     def _recommendation_loss(self, hidden, items, layout, target):
         """L_sr: Eq. 3 (BCE), or the full (CE) or sampled (SS) softmax. hidden: [N, d]."""
@@ -176,22 +174,22 @@ class SimDiffRec(DiffusionSequentialRecommender):
         if loss_type == "CE":
             return linear_cross_entropy(hidden, table[1:], next_item - 1)[0]
         if loss_type == "SS":
-            negatives = self._random_items(self.config["n_negatives"], items.device)
+            negatives = self._random_items((self.config["n_negatives"],), items.device)
             return sampled_softmax(hidden, table, next_item, negatives)
         seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
         return binary_cross_entropy(hidden, table, next_item, self._unseen_items(rows, seen))
 
     def _random_items(self, shape, device):
-        return torch.randint(1, self.n_items, shape if isinstance(shape, tuple) else (shape,), device=device)
+        return torch.randint(1, self.n_items, shape, device=device)
 
     def _unseen_items(self, rows, seen):
         """One random item per row that its user has not met. rows: [N]; seen: row * V + item of every meeting."""
-        drawn = self._random_items(len(rows), rows.device)
+        drawn = self._random_items((len(rows),), rows.device)
         for _ in range(10):  # a user who has met nearly everything keeps a seen one instead of looping for ever
             clash = torch.isin(rows * self.n_items + drawn, seen)
             if not clash.any():
                 break
-            drawn[clash] = self._random_items(int(clash.sum()), rows.device)
+            drawn[clash] = self._random_items((int(clash.sum()),), rows.device)
         return drawn
 
     # Diffusion (Eq. 6-13)
@@ -285,8 +283,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
         """Replace the most confident positions by the best restored item, and by the one of rank ``k_sample``."""
         chosen = self._most_confident(layout, confidence, (self.config["aug_ratio"] * layout.length).long().clamp(min=1))
         excluded = items[chosen] if self.config["exclude_original"] else None
-        ranked = top_items(restored[chosen], self.item_embedding.weight, self.config["k_sample"], excluded)
         ranks = [0, self.config["k_sample"] - 1] if self.config["hard_negative"] else [0]
+        ranked = top_items(restored[chosen], self.item_embedding.weight, ranks[-1] + 1, excluded)
         return [items.index_put((chosen,), ranked[:, rank]) for rank in ranks]
 
     def _most_confident(self, layout, confidence, count):
@@ -332,6 +330,6 @@ class SimDiffRec(DiffusionSequentialRecommender):
         first = grown.last - grown.length[grown.last] + 1  # [B] first token of each grown row
         places = first[layout.row] + shift[layout.row] + layout.position
         views[places[kept]] = items[kept].unsqueeze(1)
-        hidden = self._hidden(items.unsqueeze(1), layout)[:, 0]
+        hidden = self._hidden(items, layout)
         view_ends = self.recommender.at_last(self.item_embedding(views), grown, causal=True)[1]
         return hidden, torch.cat([hidden[layout.last].unsqueeze(1), view_ends], 1)
