@@ -141,13 +141,14 @@ def copy_from_first(model):
 
 
 def sum_gradients(parameters):
-    """Add up the gradients of all processes; a parameter that no process used keeps none."""
+    """Add up the gradients of all processes, in one message; a parameter that no process used keeps none."""
     if world_size() == 1:
         return
     parameters = list(parameters)
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int, device=parameters[0].device)
     dist.all_reduce(used)
-    for parameter in (p for p, count in zip(parameters, used.tolist()) if count):
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    parameters = [p for p, count in zip(parameters, used.tolist()) if count]
+    gradients = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(gradients)
+    for parameter, gradient in zip(parameters, gradients.split([p.numel() for p in parameters])):
+        parameter.grad = gradient.view_as(parameter)
