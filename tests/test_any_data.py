@@ -65,6 +65,8 @@ def fitting(chosen):
     if "corruption_steps" in chosen:
         chosen["corruption_steps"] = min(chosen["corruption_steps"], chosen["diffusion_steps"])
         chosen["retrieval"] = chosen["retrieval"] or chosen["neighbors"] == "observable"
+        if chosen.get("fusion") in ("early", "condition", "attention"):
+            chosen["neighbors"] = "latent"
     return chosen
 
 

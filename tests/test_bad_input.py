@@ -65,6 +65,7 @@ def refused(capsys, *words):
         (["--model=DiffuRec", "--cross_attention=softmax"], "unknown key 'cross_attention'"),
         (["--model=DiffSBR", "--corruption_steps=33"], "corruption_steps 33 is larger than diffusion_steps 32"),
         (["--model=DiffSBR", "--neighbors=observable", "--retrieval=False"], "leave retrieval at True"),
+        (["--model=DiffSBR", "--neighbors=observable", "--fusion=early"], "fusion: early is part of the generation"),
         (["--model=DiffSBR", "--hidden_size=7"], "hidden_size 7 must be even"),
         (["--model=DiffSBR", "--schedule=linear", "--diffusion_steps=5", "--corruption_steps=5"], "betas must lie in (0, 1)"),
         (["--model=DiffSBR", "--k_neighbors=40"], "k_neighbors 40 is not smaller than the bank, 40 training sessions"),

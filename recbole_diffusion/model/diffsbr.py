@@ -96,6 +96,8 @@ class DiffSBR(DiffusionSequentialRecommender):
             )
         if config["neighbors"] == "observable" and not config["retrieval"]:
             raise UsageError("neighbors: observable are retrieved ones: leave retrieval at True")
+        if config["neighbors"] == "observable" and config["fusion"] in ("early", "condition", "attention"):
+            raise UsageError(f"fusion: {config['fusion']} is part of the generation: set neighbors: latent")
         if config["train_view"] == "sequence" and not config["benchmark_filename"]:
             raise UsageError("DiffSBR learns from the end of a session only: leave train_view at prefix")
         configured_betas(config)
@@ -179,9 +181,9 @@ class DiffSBR(DiffusionSequentialRecommender):
             self.feature_session = SessionAttention(hidden, config["session_gate"])
         if self.generates and self.fusion in ("contrast", "attention"):
             self.self_denoiser = self._denoiser()
-        if self.generates and self.fusion == "attention":
+        if self.fusion == "attention":
             self.cross_modal = nn.MultiheadAttention(hidden, 1, batch_first=True)
-        if self.looks_at_sessions and self.fusion in ("early", "condition", "late"):
+        if self.fusion in ("early", "condition", "late"):
             self.merge = nn.Linear(hidden, hidden)
 
     def _initialize(self, features):
@@ -277,13 +279,13 @@ class DiffSBR(DiffusionSequentialRecommender):
             condition, similarity = self._retrieve(session, ids, user)
         else:
             condition, similarity = self.no_neighbour.expand(len(session), 1, -1), session.new_zeros(len(session), 1)
-        if self.fusion == "condition" and self.generates:
+        if self.fusion == "condition":
             condition = condition + self.merge(look).unsqueeze(1)
         return condition, similarity
 
     def _fuse_early(self, session, look):
         """The session that is restored and recommends, with its modality under early fusion. [B, d]."""
-        return session + self.merge(look) if self.fusion == "early" and self.generates else session
+        return session + self.merge(look) if self.fusion == "early" else session
 
     def _combine(self, session, look, latent):
         """s* (Eq. 17), with the modality under late fusion. [B, d]."""
