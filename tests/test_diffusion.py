@@ -47,7 +47,7 @@ def test_closed_form_equals_iterating_equation_8(param):
         b = scale[t] - a * last_scale
         state = a * state + b * noise
         last_signal, last_scale = signal[t], scale[t]
-        torch.testing.assert_close(process.mix(clean, noise, torch.full((3,), t)).double(), state, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(process.add_noise(clean, noise, torch.full((3,), t)).double(), state, atol=1e-5, rtol=1e-5)
     if param == "convex":
         assert (1 - linear_betas(50)).prod() == pytest.approx(float(signal[-1]), rel=1e-6)
 
@@ -62,8 +62,8 @@ def test_state_never_explodes():
 def test_the_last_step_is_noise_alone_and_the_first_nearly_clean():
     process = GuidedNoiseProcess(100, 1e-4, 0.02, "vp")
     clean, noise = torch.randn(5, 4), torch.randn(5, 4)
-    assert torch.equal(process.mix(clean, noise, torch.full((5,), 99)), noise)
-    assert process.mix(clean, noise, torch.zeros(5, dtype=torch.long)).sub(clean).abs().max() < 0.05
+    assert torch.equal(process.add_noise(clean, noise, torch.full((5,), 99)), noise)
+    assert process.add_noise(clean, noise, torch.zeros(5, dtype=torch.long)).sub(clean).abs().max() < 0.05
 
 
 # Named schedules

@@ -295,7 +295,7 @@ def test_confidence_at_the_last_step_restores_from_pure_noise_in_jumps():
     last = torch.full_like(items, model.process.steps - 1)
     restored, confidence = model._reverse(clean, noise, torch.zeros_like(items), items, layout)
     first = model._denoise(noise, last, layout)  # zero terminal SNR: nothing of the history is left
-    second = model._denoise(model.process.mix(first, noise, last // 2), last // 2, layout)
+    second = model._denoise(model.process.add_noise(first, noise, last // 2), last // 2, layout)
     torch.testing.assert_close(restored, second)
     probability = (second @ model.item_embedding.weight[1:].t()).softmax(-1)
     torch.testing.assert_close(confidence, probability.amax(-1))

@@ -7,37 +7,21 @@ call predicts the clean vector x_0.
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from recbole_diffusion.diffusion.forward import ForwardProcess
 from recbole_diffusion.diffusion.schedules import alpha_bars
 
 
-class GaussianProcess(nn.Module):
-    """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (DiffuRecSys Eq. 5).
+class GaussianProcess(ForwardProcess):
+    """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (DiffuRecSys Eq. 5), with standard normal noise.
 
     Args:
         betas (torch.Tensor): [T] float64 variances, see :mod:`recbole_diffusion.diffusion.schedules`.
     """
 
     def __init__(self, betas):
-        super().__init__()
-        self.steps = len(betas)
         alpha_bar = alpha_bars(betas)
-        self.register_buffer("signal", alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("noise", (1 - alpha_bar).sqrt().float(), persistent=False)
-
-    def add_noise(self, clean, noise, t):
-        """x_t.
-
-        Args:
-            clean (torch.Tensor): [B, d] x_0.
-            noise (torch.Tensor): [B, d] standard normal for the plain process.
-            t (torch.LongTensor): [B] time steps.
-
-        Returns:
-            torch.Tensor: [B, d].
-        """
-        return self.signal[t, None] * clean + self.noise[t, None] * noise
+        super().__init__(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
 
 @dataclass(frozen=True)

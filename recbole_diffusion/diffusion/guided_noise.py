@@ -1,15 +1,13 @@
 """Forward process towards a known noise vector (SimDiffRec Eq. 8-9).
 
-The noise of an item is deterministic, so z_t stays a linear mix of the clean embedding and the noise:
-``z_t = signal[t] * z_0 + noise[t] * noise_vector``, with both factors known in advance.
+The noise of an item is deterministic, so z_t stays a linear mix of the clean embedding and the noise.
 """
 
-from torch import nn
-
+from recbole_diffusion.diffusion.forward import ForwardProcess
 from recbole_diffusion.diffusion.schedules import alpha_bars, linear_betas, zero_terminal_snr
 
 
-class GuidedNoiseProcess(nn.Module):
+class GuidedNoiseProcess(ForwardProcess):
     """Closed form of Eq. 9. Time steps are 0..T-1.
 
     Args:
@@ -24,7 +22,6 @@ class GuidedNoiseProcess(nn.Module):
     """
 
     def __init__(self, steps, beta_start, beta_end, param):
-        super().__init__()
         alpha_bar = alpha_bars(linear_betas(steps, beta_start, beta_end))
         if param == "vp":
             alpha_bar = zero_terminal_snr(alpha_bar)
@@ -33,18 +30,4 @@ class GuidedNoiseProcess(nn.Module):
             signal, noise = alpha_bar, 1 - alpha_bar
         else:
             raise ValueError(f"noise_param must be 'vp' or 'convex', got '{param}'")
-        self.steps = steps
-        self.register_buffer("signal", signal.float(), persistent=False)
-        self.register_buffer("noise", noise.float(), persistent=False)
-
-    def mix(self, clean, noise, t):
-        """z_t (Eq. 9).
-
-        Args:
-            clean, noise (torch.Tensor): [..., d] clean embeddings and their noise vectors.
-            t (torch.LongTensor): [...] time step of each vector.
-
-        Returns:
-            torch.Tensor: [..., d].
-        """
-        return self.signal[t].unsqueeze(-1) * clean + self.noise[t].unsqueeze(-1) * noise
+        super().__init__(signal, noise)

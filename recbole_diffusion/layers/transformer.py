@@ -53,9 +53,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = padded.permute(3, 0, 2, 4, 1, 5)  # each [sequences, views, heads, width, hidden / heads]
         if block.indifferent is not None:
             q = q.masked_fill(block.indifferent[:, None, None, :, None], 0)
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        scores = scores.masked_fill(self._hidden_cells(block, causal), float("-inf"))
-        mixed = self.attn_dropout(scores.softmax(-1)) @ v
+        mixed = self._weigh(q, k, v, self._hidden_cells(block, causal))
         return unpad_block(mixed.permute(0, 3, 1, 2, 4).flatten(3), block)
 
     def mix_at_last(self, queries, keys_values, layout):
@@ -75,11 +73,14 @@ class MultiHeadAttention(nn.Module):
             sequences = block.shape[0]
             k, v = pad_block(keys_values, block).unflatten(-1, (2, self.n_heads, -1)).permute(3, 0, 2, 4, 1, 5)
             q = by_group[first : first + sequences].unsqueeze(-2)  # [sequences, views, heads, 1, hidden / heads]
-            scores = (q * self.scale) @ k.transpose(-2, -1)
-            scores = scores.masked_fill(self._hidden_cells(block, causal=False), float("-inf"))
-            mixed.append((self.attn_dropout(scores.softmax(-1)) @ v).flatten(2))
+            mixed.append(self._weigh(q, k, v, self._hidden_cells(block, causal=False)).flatten(2))
             first += sequences
         return self.dense(torch.cat(mixed)[layout.group[layout.last]])
+
+    def _weigh(self, q, k, v, hidden_cells):
+        """Scaled dot-product attention; q, k, v: [sequences, views, heads, tokens, hidden / heads]."""
+        scores = ((q * self.scale) @ k.transpose(-2, -1)).masked_fill(hidden_cells, float("-inf"))
+        return self.attn_dropout(scores.softmax(-1)) @ v
 
     @staticmethod
     def _hidden_cells(block, causal):
@@ -141,6 +142,7 @@ class FeedForward(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
     def forward(self, x):
+        """x: [..., hidden] -> [..., hidden]."""
         return self.LayerNorm(x + self.dropout(self.dense_2(self.activation(self.dense_1(x)))))
 
 

@@ -17,6 +17,18 @@ def configured_betas(config):
         raise UsageError(f"schedule {config['schedule']} with {config['diffusion_steps']} steps: {error}") from None
 
 
+def require_even_width(config):
+    """Raise UsageError when ``hidden_size`` cannot be halved."""
+    if config["hidden_size"] % 2:
+        raise UsageError(f"hidden_size {config['hidden_size']} must be even, for sines and cosines of the time step")
+
+
+def require_prefixes(config):
+    """Raise UsageError when a model that has a loss at the last position only would get one example per user."""
+    if config["train_view"] == "sequence" and not config["benchmark_filename"]:
+        raise UsageError(f"{config['model']} learns from the end of a history only: leave train_view at prefix")
+
+
 class DiffusionSequentialRecommender(SequentialRecommender):
     """A sequential recommender that scores items by inner product with an encoded history.
 

@@ -29,7 +29,12 @@ from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_gra
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
-from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
+from recbole_diffusion.model.base import (
+    DiffusionSequentialRecommender,
+    configured_betas,
+    require_even_width,
+    require_prefixes,
+)
 from recbole_diffusion.processes import rows_of_all
 
 
@@ -88,8 +93,8 @@ class DiffSBR(DiffusionSequentialRecommender):
     @staticmethod
     def check_config(config):
         """Relations between settings, checked before data are read. Raises UsageError."""
-        if config["hidden_size"] % 2:
-            raise UsageError(f"hidden_size {config['hidden_size']} must be even, for sines and cosines of the time step")
+        require_even_width(config)
+        require_prefixes(config)
         if config["corruption_steps"] > config["diffusion_steps"]:
             raise UsageError(
                 f"corruption_steps {config['corruption_steps']} is larger than diffusion_steps {config['diffusion_steps']}"
@@ -98,8 +103,6 @@ class DiffSBR(DiffusionSequentialRecommender):
             raise UsageError("neighbors: observable are retrieved ones: leave retrieval at True")
         if config["neighbors"] == "observable" and config["fusion"] in ("early", "condition", "attention"):
             raise UsageError(f"fusion: {config['fusion']} is part of the generation: set neighbors: latent")
-        if config["train_view"] == "sequence" and not config["benchmark_filename"]:
-            raise UsageError("DiffSBR learns from the end of a session only: leave train_view at prefix")
         configured_betas(config)
 
     # What is built

@@ -26,7 +26,12 @@ from recbole_diffusion.layers.approximator import Approximator, CrossAttention, 
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
-from recbole_diffusion.model.base import DiffusionSequentialRecommender, configured_betas
+from recbole_diffusion.model.base import (
+    DiffusionSequentialRecommender,
+    configured_betas,
+    require_even_width,
+    require_prefixes,
+)
 
 START, LAMBDA, REVERSE = range(3)  # kinds of noise drawn for a history at evaluation
 
@@ -74,10 +79,8 @@ class DiffuRec(DiffusionSequentialRecommender):
         steps, sampling_steps = config["diffusion_steps"], config["sampling_steps"]
         if sampling_steps > steps:
             raise UsageError(f"sampling_steps {sampling_steps} is larger than diffusion_steps {steps}")
-        if config["hidden_size"] % 2:
-            raise UsageError(f"hidden_size {config['hidden_size']} must be even, for sines and cosines of the time step")
-        if config["train_view"] == "sequence" and not config["benchmark_filename"]:
-            raise UsageError(f"{config['model']} learns from the end of a history only: leave train_view at prefix")
+        require_even_width(config)
+        require_prefixes(config)
         configured_betas(config)
 
     def _approximator_settings(self):
@@ -162,10 +165,10 @@ class DiffuRec(DiffusionSequentialRecommender):
         """
         layout, items = self._history(item_seq, item_seq_len)
         embedded, step_vectors = self._embed(items, layout), self.step_embedding()
-        from_end = layout.length - 1 - layout.position
+        distance = layout.length - 1 - layout.position  # to the latest item
         seeds = torch.arange(n_samples, device=items.device)
-        history = mix(history_keys(items, from_end, layout.row, len(item_seq))[:, None], seeds)  # [B, n_samples]
-        token = mix(history[layout.row], from_end[:, None])
+        history = mix(history_keys(items, distance, layout.row, len(item_seq))[:, None], seeds)  # [B, n_samples]
+        token = mix(history[layout.row], distance[:, None])
 
         def denoise(x, t, step):
             guide = self._guide(self.noise(token, LAMBDA, step), x, step_vectors[t], layout)

@@ -204,7 +204,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
             return self._diffuse_with_padding(items, layout)
         clean, noise = self.item_embedding(items), self._noise(items)
         t = self._random_steps(layout)
-        restored = self._denoise(self.process.mix(clean, noise, t), t, layout)
+        restored = self._denoise(self.process.add_noise(clean, noise, t), t, layout)
         loss, confidence = self._restoration_loss(restored, clean, items, first_item=1)
         if self.config["confidence_t"] == "T" or self.config["reverse_steps"] > 1:
             restored, confidence = self._reverse(clean, noise, t, items, layout)
@@ -257,7 +257,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
         jumps = self.config["reverse_steps"]
         for left in range(jumps, 0, -1):
             now = t * left // jumps
-            state = self.process.mix(clean if left == jumps else restored, noise, now)
+            state = self.process.add_noise(clean if left == jumps else restored, noise, now)
             restored = self._denoise(state, now, layout)
         _, logsumexp, maximum = linear_cross_entropy(restored, self.item_embedding.weight[1:], items - 1)
         return restored, (maximum - logsumexp).exp()
@@ -314,7 +314,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
         padded = items.new_zeros(padded_layout.n_tokens).index_put((cells,), items)
         padded_layout.blocks[0].real = (padded > 0).unflatten(0, (-1, width))
         clean, t = self.item_embedding(padded), self._random_steps(padded_layout)
-        restored = self._denoise(self.process.mix(clean, self._noise(padded), t), t, padded_layout)
+        restored = self._denoise(self.process.add_noise(clean, self._noise(padded), t), t, padded_layout)
         loss, confidence = self._restoration_loss(restored, clean, padded, first_item=0)
         return loss, confidence[cells], restored.detach()[cells]
 
