@@ -152,11 +152,12 @@ def data_fingerprint(dataset):
     return digest.hexdigest()
 
 
-def random_state(generators):
+def random_state(generators, device):
     """The state of every random generator of this process.
 
     Args:
         generators (list[torch.Generator]): those besides the global ones.
+        device (torch.device): where this process computes.
 
     Returns:
         dict: tensors and JSON values.
@@ -167,19 +168,19 @@ def random_state(generators):
         "python": [version, torch.tensor(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *position],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "generators": [generator.get_state() for generator in generators],
     }
 
 
-def restore_random_state(state, generators):
-    """Undo everything drawn since :func:`random_state`, as far as this machine has the same devices."""
+def restore_random_state(state, generators, device):
+    """Undo everything drawn since :func:`random_state`; a GPU's generator only where there was one."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *position = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
     for generator, saved in zip(generators, state["generators"]):
         generator.set_state(saved)

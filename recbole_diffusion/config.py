@@ -282,21 +282,22 @@ class DiffusionConfig(Config):
             settings["data_path"] = own_copy  # RecBole takes the packaged one whatever data_path says
 
     def _init_device(self):
-        gpus = self["gpu_id"]  # a list would hide all GPUs, and RecBole would train on the CPU without a word
-        self.final_config_dict["gpu_id"] = ",".join(map(str, gpus)) if isinstance(gpus, (list, tuple)) else str(gpus)
-        if processes.launched():
-            return self._init_process()
-        super()._init_device()
-        if not self["use_gpu"]:  # RecBole uses a GPU all the same
-            self.final_config_dict["device"] = torch.device("cpu")
+        """The device of this process. For RecBole it is always a single one, see :mod:`recbole_diffusion.processes`.
 
-    def _init_process(self):
-        """One of several processes. For RecBole it looks like a single one; see :mod:`recbole_diffusion.processes`."""
+        RecBole hides all GPUs but its default ``gpu_id`` from this process and its children, against the user's
+        ``CUDA_VISIBLE_DEVICES``, and ignores ``use_gpu``.
+        """
         settings = self.final_config_dict
-        if "," in settings["gpu_id"]:
+        gpus = settings["gpu_id"]
+        settings["gpu_id"] = ",".join(map(str, gpus)) if isinstance(gpus, (list, tuple)) else str(gpus)
+        if "gpu_id" in self.external_config_dict:
             os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
-        settings.update(device=processes.join(settings["use_gpu"]), single_spec=True, local_rank=0)
-        settings["world_size"] = processes.world_size()
+        wants_gpu = settings["use_gpu"] and settings["gpu_id"] != ""
+        settings.update(single_spec=True, local_rank=0)
+        if not processes.launched():
+            settings["device"] = torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu")
+            return
+        settings.update(device=processes.join(wants_gpu), world_size=processes.world_size())
         if not processes.is_first():
             settings.update(show_progress=False, log_wandb=False)
 

@@ -38,7 +38,8 @@ def join(use_gpu):
     """Meet the other processes.
 
     Args:
-        use_gpu (bool): one GPU per process and NCCL where there are GPUs; otherwise the CPU and gloo.
+        use_gpu (bool): one GPU per process and NCCL where there are GPUs, with gloo for all that is no tensor of a GPU,
+            such as checkpoints; otherwise the CPU and gloo.
 
     Returns:
         torch.device: the device of this process.
@@ -54,20 +55,20 @@ def join(use_gpu):
             raise UsageError(f"{wanted} processes on one machine need {wanted} GPUs, it has {found}: add --use_gpu=False")
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         atexit.register(dist.destroy_process_group)
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def first_does(function, *arguments):
-    """Call a function in the first process only; all get its result, or its UsageError."""
+    """Call a function in the first process only; all get its result, or its error."""
     if world_size() == 1:
         return function(*arguments)
     box = [None, None]
     if rank() == 0:
         try:
             box[0] = function(*arguments)
-        except UsageError as error:
+        except Exception as error:  # the others would wait for ever
             box[1] = error
     dist.broadcast_object_list(box)
     if box[1] is not None:

@@ -25,6 +25,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_logger, init_seed
 from recbole.utils.logger import RemoveColorFilter
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import recbole_diffusion
 from recbole_diffusion import processes
@@ -201,39 +202,48 @@ def run_processes(model, dataset, config_file_list, config_dict, saved, nproc, w
 
     Raises:
         UsageError: see :func:`run`.
+        KeyboardInterrupt: after Ctrl-C, with the words that say how to go on.
     """
     if port is None and world_size > nproc:
         raise UsageError("several machines need --ip and --port of the first one")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     DiffusionConfig(model, dataset, config_file_list, config_dict)  # refuses before anything is started
     environment = {"MASTER_ADDR": ip, "MASTER_PORT": port or free_port(), "WORLD_SIZE": world_size}
-    environment.update(LOCAL_WORLD_SIZE=nproc, CUDA_VISIBLE_DEVICES=visible)
+    environment["LOCAL_WORLD_SIZE"] = nproc
     with tempfile.TemporaryDirectory() as folder:
         arguments = (group_offset, environment, folder, (model, dataset, config_file_list, config_dict, saved))
+        group = torch.multiprocessing.spawn(run_in_group, arguments, nprocs=nproc, join=False)
         try:
-            torch.multiprocessing.spawn(run_in_group, arguments, nprocs=nproc)
-        except torch.multiprocessing.ProcessExitedException:
-            refusals = sorted(Path(folder).glob("refusal-*.txt"))
-            if not refusals:
-                raise
-            raise UsageError(refusals[0].read_text(encoding="utf-8")) from None
+            while not group.join():
+                pass
+        except (torch.multiprocessing.ProcessExitedException, KeyboardInterrupt):
+            end_processes(group.processes)
+            for kind in (UsageError, KeyboardInterrupt):
+                for words in sorted(Path(folder).glob(f"{kind.__name__}-*.txt")):
+                    raise kind(words.read_text(encoding="utf-8")) from None
+            raise
         return json.loads(Path(folder, "result-0.json").read_text(encoding="utf-8"))
+
+
+def end_processes(group, patience=30):
+    """Give processes that Ctrl-C has reached some seconds to end; one that waits for another's GPU never would."""
+    deadline = time.monotonic() + patience
+    for process in group:
+        process.join(max(0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.terminate()
 
 
 def run_in_group(local_rank, group_offset, environment, folder, arguments):
     """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
     environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
-    for key, value in environment.items():
-        os.environ.pop(key, None)
-        if value is not None:
-            os.environ[key] = str(value)
+    os.environ.update({key: str(value) for key, value in environment.items()})
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
     torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader shall start its workers as in a run by itself
     try:
         write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
-    except UsageError as error:
-        Path(folder, f"refusal-{local_rank}.txt").write_text(str(error), encoding="utf-8")
+    except (UsageError, KeyboardInterrupt) as error:
+        Path(folder, f"{type(error).__name__}-{local_rank}.txt").write_text(str(error), encoding="utf-8")
         sys.exit(2)
 
 
@@ -368,6 +378,8 @@ def build_model(config, train_data):
             raise
         reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
+    if processes.world_size() > 1 and any(isinstance(part, _BatchNorm) for part in network.modules()):
+        raise UsageError(f"{config['model']} normalises over batches, of which processes see parts: train it in one process")
     if not processes.is_first():  # the same weights, but other noise
         init_seed(config["seed"] + processes.rank(), config["reproducibility"])
     return network

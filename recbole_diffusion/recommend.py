@@ -124,7 +124,7 @@ class Recommender:
             UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
                 for a setting that the model does not have.
         """
-        chosen = None if device is None else _device(device)  # first, as RecBole's Config hides all GPUs but gpu_id
+        chosen = None if device is None else _device(device)
         checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
         config["device"] = chosen or config["device"]

@@ -169,7 +169,7 @@ class SafeCheckpointMixin:
             "scheduler": self.scheduler and self.scheduler.state_dict(),
             "scaler": self.scaler and self.scaler.state_dict(),
             "model": self.model.training_state() if hasattr(self.model, "training_state") else {},
-            "random": processes.gather(random_state(self._generators)),
+            "random": processes.gather(random_state(self._generators, self.device)),
         }
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
@@ -284,7 +284,10 @@ class SafeCheckpointMixin:
                 f"'{self.last_model_file}' was trained on other {what} than dataset '{self.config['dataset']}' has "
                 f"now: start anew without --resume"
             )
-        restore_random_state(state["training"]["random"][processes.rank()], self._generators)
+        random = state["training"]["random"][processes.rank()]
+        if (random["cuda"] is None) != (self.device.type != "cuda"):
+            self.logger.warning(f"the run began on another kind of device than {self.device}: its noise goes on differently")
+        restore_random_state(random, self._generators, self.device)
 
     # Training
 
@@ -439,7 +442,8 @@ class DiffusionTrainer(SafeCheckpointMixin, Trainer):
         if interaction is None:
             return ()
         interaction = interaction.to(self.device)
-        with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp):
+        # Older versions of PyTorch (2.6) lose the gradient of a weight whose cached half copy was made without one.
+        with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp, cache_enabled=False):
             with contextlib.nullcontext() if all(everyones) else processes.apart():
                 losses = loss_func(interaction)
         losses = losses if isinstance(losses, tuple) else (losses,)
@@ -480,9 +484,10 @@ def add_up(parts):
 
 def make_scaler(device, enabled):
     """Gradient scaler that lives as long as the training."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type, enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)  # PyTorch 2.2
+    old = not hasattr(torch.amp, "GradScaler")  # PyTorch 2.2
+    scaler = torch.cuda.amp.GradScaler(enabled=enabled) if old else torch.amp.GradScaler(device.type, enabled=enabled)
+    scaler.scale(torch.zeros((), device=device))  # makes its tensors, also in a process whose first batch has no rows
+    return scaler
 
 
 def compile_layers(model):

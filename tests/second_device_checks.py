@@ -29,6 +29,7 @@ from recbole_diffusion.testing import cycle_sequences, make_config, write_sequen
 NO_DROPOUT = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
 NO_DROPOUT |= {f"{part}_dropout": 0.0 for part in ("graph", "retriever", "denoiser")}
 ANY_MODEL = {**NO_DROPOUT, "allow_unknown_keys": True}
+NOISY = {**ANY_MODEL, "k_noise": 3, "k_sample": 2, "n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 1}
 MODELS_HERE = ["SimDiffRec", "DiffuRec", "DiffuRecSys", "DiffSBR"]
 MOVABLE = sorted(MODELS.keys() - {"NARM"})  # whose recurrent layer asks for kernels that only real GPUs have
 SWITCHES = [
@@ -104,6 +105,18 @@ def test_the_emulation_casts_as_a_gpu_casts(elsewhere):
         assert {tensor.dtype for tensor in full} == {torch.float32}
         with torch.autocast(elsewhere.type, enabled=False):
             assert linear(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", MODELS_HERE)
+def test_a_model_can_move_after_it_has_scored(folder, elsewhere, model):  # noqa: F811
+    config = make_config(model, folder, **NOISY, hidden_size=8, corruption_steps=2)
+    train_data, _, test_data = build_loaders(config, create_dataset(config))
+    network, batch = build_model(config, train_data).eval(), next(iter(test_data))[0]
+    with torch.no_grad():
+        before = network.full_sort_predict(batch)
+        network.to(elsewhere).device = elsewhere
+        after = network.full_sort_predict(batch.to(elsewhere)).cpu()
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
 def test_masks_of_dropout_are_drawn_where_they_are_needed(elsewhere):
@@ -201,9 +214,6 @@ def nccl_like(monkeypatch):
 
     for name in ("all_reduce", "broadcast"):
         monkeypatch.setattr(torch.distributed, name, like_nccl(getattr(torch.distributed, name)))
-
-
-NOISY = {**ANY_MODEL, "k_noise": 3, "k_sample": 2, "n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 1}
 
 
 SIMDIFFREC = [("SimDiffRec", test_processes.PLAIN), ("SimDiffRec", test_processes.FULL)]

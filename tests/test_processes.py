@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.cli import main
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.quick_start import free_port, run_in_group, split_group
+from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.quick_start import build_model, create_dataset, free_port, run_in_group, split_group
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 ROOT = Path(__file__).parents[1]
@@ -186,7 +189,7 @@ def test_every_process_has_its_gpu_and_they_meet_by_nccl(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert processes.join(use_gpu=True) == torch.device("cuda", 1)
-    assert two_gpus == [("device", 1), ("group", "nccl")]
+    assert two_gpus == [("device", 1), ("group", "cpu:gloo,cuda:nccl")]
     two_gpus.clear()
     assert processes.join(use_gpu=False) == torch.device("cpu")
     assert two_gpus == [("group", "gloo")]
@@ -201,13 +204,66 @@ def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
 
 
 @pytest.mark.parametrize("launched", [False, True])
-@pytest.mark.parametrize("gpus, seen", [("2,3", "2,3"), ([2, 3], "2,3"), ((2, 3), "2,3"), ([], "")])
-def test_gpus_are_named_as_words_or_lists(monkeypatch, launched, gpus, seen):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize("gpus, seen", [("2,3", "2,3"), ([2, 3], "2,3"), ((2, 3), "2,3"), (3, "3"), ([], ""), ("", "")])
+def test_gpus_are_named_as_words_or_lists(two_gpus, monkeypatch, launched, gpus, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     monkeypatch.setattr(processes, "launched", lambda: launched)
-    monkeypatch.setattr(processes, "join", lambda use_gpu: torch.device("cpu"))
-    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"gpu_id": gpus})["gpu_id"] == seen
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    config = DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"gpu_id": gpus})
+    assert config["gpu_id"] == os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert config["device"].type == ("cuda" if seen else "cpu")
+
+
+@pytest.mark.parametrize("visible", [None, "", "3", "MIG-1"])
+def test_without_gpu_id_the_environment_decides(two_gpus, monkeypatch, visible):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert DiffusionConfig("SimDiffRec", "ml-100k")["device"].type == "cuda"
+    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"use_gpu": False})["device"].type == "cpu"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def fail_first(rank, port):
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    processes.join(use_gpu=False)
+    try:
+        processes.first_does(os.stat, "/no/such/file")
+    except FileNotFoundError:
+        os._exit(7)
+
+
+def test_all_processes_get_the_error_of_the_first():
+    port = free_port()
+    group = [fork.Process(target=fail_first, args=(rank, port)) for rank in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(60)
+    assert [process.exitcode for process in group] == [7, 7]
+
+
+def test_half_precision_trains_where_a_process_begins_without_rows(folder):
+    given = settings(folder, **{**PLAIN, "train_batch_size": 1}, epochs=1, enable_amp=True, amp_type="fp16")
+    assert run_in_copies("SimDiffRec", given, folder)[1] == [0, 0]
+
+
+def test_models_that_normalise_over_batches_are_refused(folder, monkeypatch):
+    config = DiffusionConfig("DIN", "cycle", config_dict=settings(folder, train_neg_sample_args=None, allow_unknown_keys=True))
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(UsageError, match="DIN normalises over batches, of which processes see parts"):
+        build_model(config, build_loaders(config, create_dataset(config))[0])
+
+
+def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder):
+    words = [f"--{key}={value}" for key, value in settings(folder, **{**PLAIN, "epochs": 100_000}).items()]
+    command = [sys.executable, ROOT / "run_recbole_diffusion.py", "--model=SimDiffRec", "--dataset=cycle", "--nproc=2", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as run:
+        while not list(Path(folder).glob("saved/*-last.pth")):
+            assert run.poll() is None
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        errors = run.stderr.read()
+    assert run.returncode == 130 and "interrupted: the same command with --resume goes on after" in errors
 
 
 def test_nproc_under_torchrun_is_refused(monkeypatch):

@@ -47,6 +47,30 @@ def settings(folder, model="SimDiffRec", **more):
     return {**SHARED, **MODELS[model], "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
 
 
+def test_the_generator_of_the_own_gpu_is_saved_and_restored(monkeypatch):
+    states = {torch.device("cuda", 1): torch.tensor([5])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state + 1}))
+    here, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    on_gpu, on_cpu = checkpoint.random_state([], gpu), checkpoint.random_state([], here)
+    checkpoint.restore_random_state(on_cpu, [], gpu)
+    checkpoint.restore_random_state(on_gpu, [], here)
+    assert on_cpu["cuda"] is None and states[gpu] == 5
+    checkpoint.restore_random_state(on_gpu, [], gpu)
+    assert states[gpu] == 6
+
+
+def test_another_kind_of_device_is_named_at_a_resumption(folder, caplog):
+    first = run("SimDiffRec", "cycle", config_dict=settings(folder, epochs=1))
+    assert "another kind of device" not in caplog.text
+    (last,) = Path(folder, "saved").glob("*-last.pth")
+    state = checkpoint.load_checkpoint(last)
+    state["training"]["random"][0]["cuda"] = torch.zeros(1)
+    torch.save(state, last)
+    run("SimDiffRec", "cycle", config_dict=settings(folder, epochs=2, resume=True))
+    assert first["epochs"] == 1 and "the run began on another kind of device than cpu" in caplog.text
+
+
 def train(model, given):
     return run(model, "cycle", config_dict=given)
 

@@ -46,6 +46,15 @@ def test_full_precision_is_recboles_own_loop(folder):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_autocast_keeps_no_copies_of_weights(folder, monkeypatch):
+    """PyTorch 2.6 has no gradient for a weight whose kept copy was first used without one, as DiffSBR's search does."""
+    used, autocast = [], torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: used.append(kwargs) or autocast(*args, **kwargs))
+    one, loaders = prepare(folder, **PLAIN, enable_amp=True)
+    one._train_batch(next(iter(loaders[0])), one.model.calculate_loss)
+    assert used[0] == {"dtype": torch.bfloat16, "enabled": True, "cache_enabled": False}
+
+
 @pytest.mark.parametrize("amp_type", ["bf16", "fp16"])
 def test_mixed_precision_trains_in_half_and_keeps_float32(folder, amp_type):
     one, loaders = prepare(folder, **PLAIN, enable_amp=True, amp_type=amp_type, epochs=12, learning_rate=0.02, eval_step=12)

@@ -1,10 +1,15 @@
-"""How many rows of a product with the whole catalogue are held at a time."""
+"""How much of a large result is held at a time."""
 
 # On a CPU few enough numbers to stay in the cache between one pass over them and the next; a GPU would spend its time
 # on launches. Never so few rows that a large catalogue is read again and again for little work.
 NUMBERS_ON_CPU = 2**20
 NUMBERS_ON_GPU = 2**25
 FEWEST_ROWS = 128
+
+
+def numbers_at_a_time(tensor):
+    """Numbers to compute at a time where a tensor is: few enough for the cache, enough for a GPU's launches."""
+    return NUMBERS_ON_CPU if tensor.device.type == "cpu" else NUMBERS_ON_GPU
 
 
 def rows_at_a_time(table):
@@ -16,5 +21,4 @@ def rows_at_a_time(table):
     Returns:
         int
     """
-    numbers = NUMBERS_ON_CPU if table.device.type == "cpu" else NUMBERS_ON_GPU
-    return max(FEWEST_ROWS, numbers // len(table))
+    return max(FEWEST_ROWS, numbers_at_a_time(table) // len(table))

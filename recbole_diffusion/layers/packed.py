@@ -45,18 +45,20 @@ class PackedLayout:
     def __init__(self, lengths):
         order = lengths.argsort(stable=True)
         sorted_lengths = lengths[order]
+        known = sorted_lengths.tolist()  # the only time that a GPU is waited for
         ends = sorted_lengths.cumsum(0)
         device = lengths.device
 
-        self.n_tokens = int(ends[-1])
-        self.group = torch.repeat_interleave(torch.arange(len(lengths), device=device), sorted_lengths)
+        self.n_tokens = sum(known)
+        numbers = torch.arange(len(lengths), device=device)
+        self.group = torch.repeat_interleave(numbers, sorted_lengths, output_size=self.n_tokens)
         self.row = order[self.group]
         self.position = torch.arange(self.n_tokens, device=device) - (ends - sorted_lengths)[self.group]
         self.length = sorted_lengths[self.group]
         self.ends = ends - 1
         self.last = torch.empty_like(ends)
         self.last[order] = self.ends
-        self.blocks = list(self._make_blocks(sorted_lengths))
+        self.blocks = list(self._make_blocks(known, sorted_lengths))
 
     @classmethod
     def with_padding(cls, rows, width, device):
@@ -88,9 +90,8 @@ class PackedLayout:
         """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""
         return padded[self.row, self.position]
 
-    def _make_blocks(self, sorted_lengths):
+    def _make_blocks(self, lengths, sorted_lengths):
         """Cut the sorted sequences where the length passes a power of two: at most half of a block is padding."""
-        lengths = sorted_lengths.tolist()
         first, token, width_limit = 0, 0, self.SHORTEST_WIDTH
         while first < len(lengths):
             while lengths[first] > width_limit:
@@ -101,10 +102,10 @@ class PackedLayout:
             block = sorted_lengths[first:end]
             width = lengths[end - 1]
             real = torch.arange(width, device=block.device) < block[:, None]
-            n_tokens = sum(lengths[first:end])
-            cells = real.flatten().nonzero().squeeze(1)
-            yield Block(slice(token, token + n_tokens), (end - first, width), cells, real)
-            first, token = end, token + n_tokens
+            tokens = slice(token, token + sum(lengths[first:end]))
+            cells = (self.group[tokens] - first) * width + self.position[tokens]
+            yield Block(tokens, (end - first, width), cells, real)
+            first, token = end, tokens.stop
 
 
 def pad_block(tokens, block):

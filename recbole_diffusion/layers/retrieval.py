@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_diffusion.layers.chunks import numbers_at_a_time
 from recbole_diffusion.layers.top_items import largest
 from recbole_diffusion.layers.transformer import Dropout
 
-CELLS_IN_FLIGHT = 2**20  # hidden units of the concatenation scorer that are held at a time: few enough for the cache
 SESSIONS_AT_A_TIME = 4096  # of a bank, whose similarities to a batch of queries stay in the cache as well
 
 
@@ -122,7 +122,7 @@ class ConcatenationScorer(SessionScorer):
 
         As max(0, q + s) = max(-q, s) + q, the large part takes one pass over the hidden units instead of two.
         """
-        rows, weight = max(1, CELLS_IN_FLIGHT // projected.numel()), self.output.weight[0]
+        rows, weight = max(1, numbers_at_a_time(projected) // projected.numel()), self.output.weight[0]
         scores = projected.new_empty(len(projected), len(index))
         hidden, bound = projected.new_empty(len(projected), rows, projected.shape[-1]), -projected.unsqueeze(1)
         for start in range(0, len(index), rows):

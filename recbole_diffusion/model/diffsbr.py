@@ -205,6 +205,11 @@ class DiffSBR(DiffusionSequentialRecommender):
         self._forget()
         return super().train(mode)
 
+    def _apply(self, function, *arguments):
+        """Also forgets when the model moves to another device or type."""
+        self._forget()
+        return super()._apply(function, *arguments)
+
     def _forget(self):
         self._bank = self._tables = None
 
