@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from array import array
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import flush_to_disk, make_folder, replacing
 from recbole_diffusion.properties import load_yaml, property_file
 
 FORMATS = ("amazon-ratings", "amazon-5core", "movielens", "sequences")
@@ -395,29 +397,17 @@ def _inter_table(data):
         yield "\t".join((data.user_tokens[user], data.item_tokens[item], *map(_plain, numbers))) + "\n"
 
 
-def _make_folder(path):
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"folder '{path}' cannot be made ({error.strerror}), use another --out") from None
-
-
 def write_all(tables):
     """Write {path: iterable of lines}; no file appears, or changes, before all of them are complete on disk."""
-    temporary = {}
     try:
-        for path, lines in tables.items():
-            _make_folder(path.parent)
-            temporary[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with open(temporary[path], "w", encoding="utf-8", newline="\n") as file:
+        with ExitStack() as stack:  # renames them when the block has ended
+            for path, lines in tables.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(replacing(path, encoding="utf-8", newline="\n"))
                 file.writelines(lines)
-        for path, unfinished in temporary.items():
-            os.replace(unfinished, path)
+                flush_to_disk(file)
     except OSError as error:
         raise UsageError(f"'{error.filename or path}' cannot be written: {error.strerror}; use another --out") from None
-    finally:
-        for unfinished in temporary.values():
-            unfinished.unlink(missing_ok=True)
 
 
 def target_file(name, out_dir, force, suffix=".inter"):
@@ -633,7 +623,7 @@ def download(name, out_dir="dataset", url=None, sha256=None, force=False, timeou
     if urlsplit(url).scheme not in ("http", "https"):
         raise UsageError(f"url '{url}' must start with http:// or https://")
     expected = sha256 or SHA256.get(url)
-    _make_folder(Path(out_dir))
+    make_folder(out_dir, "--out")
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=f".{name}-") as folder:
         folder = Path(folder)
         zip_path = folder / "archive.zip"
@@ -650,7 +640,7 @@ def download(name, out_dir="dataset", url=None, sha256=None, force=False, timeou
             unpacked = _unpack(zip_path, folder, name, url)
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise UsageError(f"{url} is not a zip archive that can be read ({error}), try another --url") from None
-        _make_folder(target.parent)
+        make_folder(target.parent, "--out")
         written = [target.parent / path.name for path in unpacked]
         for path, final in zip(unpacked, written):
             os.replace(path, final)
