@@ -61,6 +61,16 @@ def property_names(kind):
     return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
 
 
+def dataset_properties(name):
+    """Settings of a data set in ``properties/dataset/<name>.yaml`` as a dict, empty where there is no such file.
+
+    Raises:
+        UsageError: when the file cannot be read.
+    """
+    path = property_file("dataset", name)
+    return load_yaml(path) if path.is_file() else {}
+
+
 def parse_scalar(text):
     """Value of one command-line word, read as YAML and never evaluated as code."""
     try:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.properties import load_yaml, property_file
+from recbole_diffusion.properties import dataset_properties
 
 DEFAULT_COLUMNS = ("title", "brand")
 DEFAULT_TEXT_MODEL = "bert-base-uncased"
@@ -440,7 +440,8 @@ def build_features(
     device = _device(device)
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset)
-    texts, columns = read_item_texts(folder / f"{dataset}.item", _item_field(dataset), columns)
+    item_field = dataset_properties(dataset).get("ITEM_ID_FIELD", "item_id")
+    texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns)
     images, extra = find_images(folder / "images", texts)
     if not columns and not images:
         raise UsageError(
@@ -494,11 +495,6 @@ def _device(name):
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
         raise UsageError(f"--device={name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
-
-
-def _item_field(dataset):
-    path = property_file("dataset", dataset)
-    return (load_yaml(path) if path.is_file() else {}).get("ITEM_ID_FIELD", "item_id")
 
 
 def _check_dims(dims, items, output):

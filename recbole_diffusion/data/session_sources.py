@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.data.prepare import bad_line, read_rows
+from recbole_diffusion.data.item_texts import clean_names, clean_text
+from recbole_diffusion.data.raw_lines import bad_line
+from recbole_diffusion.data.raw_rows import read_rows
 from recbole_diffusion.data.sessions import Sessions
 from recbole_diffusion.errors import UsageError, did_you_mean
 
@@ -78,6 +80,37 @@ def read_instacart(folder, shortest=0.2):
     orders = orders[order]
     opens = np.append(True, orders[1:] != orders[:-1])
     return Sessions([str(token) for token in tokens], opens.cumsum() - 1, items, times[order])
+
+
+def read_instacart_texts(path, wanted):
+    """Product name, aisle and department of the wanted products.
+
+    Args:
+        path (Path): products.csv; aisles.csv and departments.csv beside it may be missing.
+        wanted (Container[str]): product numbers as texts.
+
+    Returns:
+        tuple: header of the columns besides the item, and {item: fields}.
+
+    Raises:
+        UsageError: for missing and broken files.
+    """
+    products = read_table(path, None, dtype=str, keep_default_na=False)
+    require_columns(path, products, ["product_id", "product_name"])
+    categories = [[] for _ in range(len(products))]
+    for kind in ("department", "aisle"):
+        names_file = path.with_name(f"{kind}s.csv")
+        if names_file.is_file() and f"{kind}_id" in products:
+            names = read_table(names_file, [f"{kind}_id", kind], dtype=str, keep_default_na=False)
+            name_of = dict(zip(names[f"{kind}_id"], names[kind]))
+            for row, number in zip(categories, products[f"{kind}_id"]):
+                row.append(name_of.get(number, ""))
+    texts = {
+        product: (clean_text(title), clean_names(names))
+        for product, title, names in zip(products["product_id"], products["product_name"], categories)
+        if product in wanted
+    }
+    return "title:token_seq\tcategories:token_seq", texts
 
 
 def _days_of_orders(path):
