@@ -15,6 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from recbole_diffusion import __version__
+from recbole_diffusion.errors import one_line
 from recbole_diffusion.properties import load_yaml, properties_dir, property_names
 
 SUPPORTED = {  # the same as in setup.py
@@ -166,7 +167,7 @@ def check_imports():
     try:
         importlib.import_module("recbole_diffusion.quick_start")
     except Exception as error:  # whatever is broken in any of the packages behind it
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         what = f"the package cannot be imported: {type(error).__name__}: {reason}"
         return [Finding(what, "repair what is named above")]
     return []

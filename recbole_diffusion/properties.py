@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -91,7 +91,7 @@ def load_yaml(path):
     except FileNotFoundError:
         raise UsageError(f"config file '{path}' does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise UsageError(f"config file '{path}' cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"config file '{path}' cannot be read: {one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

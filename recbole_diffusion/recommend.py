@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 from recbole_diffusion.files import written_whole
 from recbole_diffusion.quick_start import reusable_settings
 from recbole_diffusion.registry import TRIMMABLE
@@ -248,7 +248,7 @@ def _restored_network(config, checkpoint, path):
                 f"{config['model']} learns something for every user of its data and cannot recommend for new ones: use "
                 f"load_data_and_model"
             ) from None
-        raise UsageError(f"'{path}' does not fit {config['model']}: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"'{path}' does not fit {config['model']}: {one_line(error, 200)}") from None
     return network.to(config["device"])
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
-from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.properties import dataset_properties
 
 DEFAULT_COLUMNS = ("title", "brand")
@@ -45,7 +45,7 @@ def _library(name):
                 f"install the build that fits torch {torch.__version__} as pytorch.org/get-started says; "
                 f"for texts alone uninstall torchvision"
             )
-        raise UsageError(f"{name} cannot be imported ({' '.join(str(error).split())[:120]}): {advice}") from None
+        raise UsageError(f"{name} cannot be imported ({one_line(error, 120)}): {advice}") from None
 
 
 def _transformers():
@@ -77,7 +77,7 @@ def read_item_texts(path, item_field, columns=None):
     try:
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' cannot be read as a table: {' '.join(str(error).split())}") from None
+        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
     frame.columns = [cell.partition(":")[0] for cell in frame.columns]
     used = [name for name in DEFAULT_COLUMNS if name in frame] if columns is None else list(columns)
     for name in (item_field, *used):
@@ -194,7 +194,7 @@ class ImageLabeler:
         except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum is wrong
             place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
             raise UsageError(
-                f"the weights of GoogLeNet cannot be downloaded ({' '.join(str(error).split())}): fetch "
+                f"the weights of GoogLeNet cannot be downloaded ({one_line(error)}): fetch "
                 f"{published.url} elsewhere and put it to {place}, or name the file with --image_weights"
             ) from None
 
@@ -217,7 +217,7 @@ class ImageLabeler:
             with self._pillow.open(path) as image:
                 return self._transform(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, EOFError, zlib.error, self._pillow.DecompressionBombError) as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            raise ValueError(one_line(error)) from None
 
     def label(self, images):
         """``LABELS_PER_IMAGE`` labels per image, likeliest first; images has shape [B, 3, 224, 224]."""
@@ -306,7 +306,7 @@ class TextEncoder:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
             return tokenizer, transformers.AutoModel.from_pretrained(name, local_files_only=local)
         except Exception as error:  # a dozen types, depending on the file that is missing or broken
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             what = (
                 "the folder must hold config.json, the tokenizer's files and model.safetensors of one encoder"
                 if local

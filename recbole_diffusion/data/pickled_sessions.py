@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_diffusion.data.sessions import Sessions
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 
 FILES = ("train.txt", "test.txt")
 
@@ -58,7 +58,7 @@ def read_pairs(path):
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read ({error.strerror}): --source is the folder of {' and '.join(FILES)}") from None
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        reason = one_line(error, 150) or type(error).__name__
         raise UsageError(f"'{path}' is no pickle of two lists, histories and targets: {reason}") from None
     if not isinstance(content, (list, tuple)) or len(content) < 2 or not all(isinstance(c, list) for c in content[:2]):
         raise UsageError(f"'{path}' is no pickle of two lists, histories and targets")

@@ -7,7 +7,7 @@ from recbole_diffusion.data.item_texts import clean_names, clean_text
 from recbole_diffusion.data.raw_lines import bad_line
 from recbole_diffusion.data.raw_rows import read_rows
 from recbole_diffusion.data.sessions import Sessions
-from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 
 SECONDS_PER_DAY = 86400
 _ROWS_PER_READ = 1_000_000
@@ -135,7 +135,7 @@ def _chunks(files, columns):
         except (ValueError, pd.errors.ParserError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
+            raise UsageError(f"'{path}' cannot be read: {one_line(error)}") from None
 
 
 def read_table(path, columns, **settings):
@@ -144,7 +144,7 @@ def read_table(path, columns, **settings):
     except FileNotFoundError:
         raise UsageError(f"file '{path}' does not exist, give the path of the raw data") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:  # ValueError: columns, numbers, encoding
-        raise UsageError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"'{path}' cannot be read: {one_line(error)}") from None
 
 
 def require_columns(path, frame, names):
