@@ -342,7 +342,7 @@ def test_a_device_is_chosen_among_all_before_recbole_hides_some(checkpoint, monk
     path = checkpoint("SimDiffRec")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")  # a PyTorch that has found its GPUs does not look again
     seen = []
-    monkeypatch.setattr(recommend, "_device", lambda name: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(recommend, "usable_device", lambda name: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
     Recommender.load(path, device="cuda:1")
     assert seen == ["4,7"]
 

@@ -19,9 +19,10 @@ LAYERS = ["diffusion", "layers", "data", "model", "trainer", "quick_start", "cli
 ALLOWED = {  # what each part may import of the package, besides errors, files, properties and schema
     "diffusion": set(),
     "layers": set(),
-    "data": {"diffusion", "layers", "data", "processes"},
+    "data": {"diffusion", "layers", "data", "devices", "processes"},
     "model": {"diffusion", "layers", "data", "model.base", "processes"},
     "checkpoint": set(),
+    "devices": set(),
     "processes": set(),
     "trainer": {"diffusion", "layers", "data", "model", "checkpoint", "processes"},
 }

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
+from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.properties import dataset_properties
 
@@ -437,7 +438,9 @@ def build_features(
     for name, value, least in (("dims", dims, 0), ("max_length", max_length, 3), ("batch_size", batch_size, 1)):
         if value < least:
             raise UsageError(f"--{name}={value} is too small, it must be at least {least}")
-    device = _device(device)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = usable_device(device, f"--device={device}")
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset)
     item_field = dataset_properties(dataset).get("ITEM_ID_FIELD", "item_id")
@@ -486,17 +489,6 @@ def build_features(
     return report
 
 
-def _device(name):
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise UsageError(f"--device={name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def _check_dims(dims, items, output):
     if items < 2 or dims >= items:
         raise UsageError(
@@ -511,7 +503,9 @@ def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion features`` to an argparse parser."""
     parser.add_argument("--dataset", required=True, help="name of the data set, e.g. games-session")
     parser.add_argument("--data_path", default="dataset", help="folder of the data sets (default: dataset)")
-    parser.add_argument("--columns", help="columns of the item file, joined by commas (default: title,brand where they exist)")
+    parser.add_argument(
+        "--columns", help="columns of the item file, joined by commas (default: title,brand where they exist)"
+    )
     parser.add_argument(
         "--text_model",
         default=DEFAULT_TEXT_MODEL,

@@ -181,7 +181,9 @@ def _other_tables(sessions, kind, raw, settings_file):
 def _check_tokens(path, tokens):
     for token in tokens:
         if token.split() != [token] or '"' in token:
-            raise UsageError(f"'{path}': the item {token!r} is empty or holds blanks or quote marks, which lists cannot")
+            raise UsageError(
+                f"'{path}': the item {token!r} is empty or holds blanks or quote marks, which lists cannot"
+            )
 
 
 def _example_counts(sessions, prefixes):
