@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import one_line
-from recbole_diffusion.properties import load_yaml, properties_dir, property_names
+from recbole_diffusion.properties import data_sets, load_yaml, properties_dir, property_names
 
 SUPPORTED = {  # the same as in setup.py
     "recbole": (("==", "1.2.1"),),
@@ -189,12 +189,6 @@ def check_device(found):
         pip = f'pip install --force-reinstall "torch=={".".join(map(str, release(found["torch"])))}"'
         return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, serious=False)]
     return cpu, []
-
-
-def data_sets(data_path):
-    """Sorted names of the data sets under a folder, ready-made splits included."""
-    found = {file.parent.name for file in Path(data_path).glob("*/*.inter")}
-    return sorted(name for name in found if any(Path(data_path, name).glob(f"{name}*.inter")))
 
 
 def check_folders(data_path):
