@@ -31,7 +31,10 @@ REASONS = {"pandas": "RecBole silently leaves missing values in place under pand
 NEEDED_BY_RECBOLE = (
     "scipy", "colorlog", "colorama", "scikit-learn", "tensorboard", "thop", "tabulate", "plotly", "texttable", "psutil",
 )  # fmt: skip
-OPTIONAL = ("ray", "hyperopt", "setuptools", "torchvision", "transformers", "onnx", "onnxruntime", "onnxscript")
+OPTIONAL = (  # the extras of setup.py, and what RecBole's own functions use
+    "ray", "hyperopt", "setuptools", "torchvision", "transformers", "pillow", "optuna", "matplotlib", "onnx",
+    "onnxruntime", "onnxscript",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
