@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.files import replacing
 
 CHECKPOINT_FORMAT = 1
 
@@ -32,31 +33,11 @@ def save_atomically(state, path):
         UsageError: when the file cannot be written, for example because the disk is full.
     """
     path = os.path.abspath(path)
-    temporary = path + ".tmp"  # the same name again after a crash, so that nothing piles up
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path, binary=True, temporary=path + ".tmp") as file:  # the same name again after a crash
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(os.path.dirname(path))
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, (OSError, RuntimeError)):  # PyTorch turns failed writes into RuntimeErrors
-            raise UsageError(f"checkpoint '{path}' cannot be written: {_one_line(error)}") from error
-        raise
-
-
-def _sync_folder(folder):
-    """Make a rename survive a power cut; Windows cannot open folders and does without."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    except (OSError, RuntimeError) as error:  # PyTorch turns failed writes into RuntimeErrors
+        raise UsageError(f"checkpoint '{path}' cannot be written: {_one_line(error)}") from error
 
 
 def load_checkpoint(path, trust=False):

@@ -17,7 +17,7 @@ COMMANDS = {
     "compare": "analysis.compare",
     "tune": "analysis.tune",
     "plot": "analysis.plot",
-    "prepare": "data.prepare",
+    "prepare": "data.prepare_command",
     "check-data": "data.check",
     "features": "data.extract",
     "recommend": "recommend",

@@ -15,7 +15,7 @@ from recbole.utils import EvaluatorType
 
 from recbole_diffusion import processes, registry
 from recbole_diffusion.checkpoint import plain
-from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.properties import YamlLoader, load_yaml, properties_dir, property_file
 from recbole_diffusion.schema import read_schema
 
@@ -75,7 +75,7 @@ class DiffusionConfig(Config):
             if isinstance(error, UsageError):
                 raise
             # RecBole refuses some values in its own words, others it trips over.
-            raise UsageError(f"a setting cannot be used: {' '.join(str(error).split())}") from error
+            raise UsageError(f"a setting cannot be used: {one_line(error)}") from error
 
     def compatibility_settings(self):
         """RecBole reads NumPy names of before 1.24; its own version of this fails on NumPy 2."""

@@ -15,7 +15,8 @@ from importlib import metadata, util
 from pathlib import Path
 
 from recbole_diffusion import __version__
-from recbole_diffusion.properties import load_yaml, properties_dir, property_names
+from recbole_diffusion.errors import one_line
+from recbole_diffusion.properties import data_sets, load_yaml, properties_dir, property_names
 
 SUPPORTED = {  # the same as in setup.py
     "recbole": (("==", "1.2.1"),),
@@ -30,7 +31,10 @@ REASONS = {"pandas": "RecBole silently leaves missing values in place under pand
 NEEDED_BY_RECBOLE = (
     "scipy", "colorlog", "colorama", "scikit-learn", "tensorboard", "thop", "tabulate", "plotly", "texttable", "psutil",
 )  # fmt: skip
-OPTIONAL = ("ray", "hyperopt", "setuptools", "torchvision", "transformers", "onnx", "onnxruntime", "onnxscript")
+OPTIONAL = (  # the extras of setup.py, and what RecBole's own functions use
+    "ray", "hyperopt", "setuptools", "torchvision", "transformers", "pillow", "optuna", "matplotlib", "onnx",
+    "onnxruntime", "onnxscript",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def check_imports():
     try:
         importlib.import_module("recbole_diffusion.quick_start")
     except Exception as error:  # whatever is broken in any of the packages behind it
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         what = f"the package cannot be imported: {type(error).__name__}: {reason}"
         return [Finding(what, "repair what is named above")]
     return []
@@ -188,12 +192,6 @@ def check_device(found):
         pip = f'pip install --force-reinstall "torch=={".".join(map(str, release(found["torch"])))}"'
         return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, serious=False)]
     return cpu, []
-
-
-def data_sets(data_path):
-    """Sorted names of the data sets under a folder, ready-made splits included."""
-    found = {file.parent.name for file in Path(data_path).glob("*/*.inter")}
-    return sorted(name for name in found if any(Path(data_path, name).glob(f"{name}*.inter")))
 
 
 def check_folders(data_path):

@@ -21,3 +21,16 @@ def did_you_mean(name, known):
     by_lower = {str(k).lower(): str(k) for k in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def one_line(error, limit=None):
+    """What an exception says, as one line.
+
+    Args:
+        error (Exception): its lines are joined by spaces.
+        limit (int, optional): number of characters that are kept.
+
+    Returns:
+        str: empty when the exception says nothing.
+    """
+    return " ".join(str(error).split())[:limit]

@@ -1,16 +1,80 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
+import secrets
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_diffusion.errors import UsageError
 
+# What the system answers where a folder cannot be synchronised: one that may be written and not read, and file systems
+# that know no such thing.
+_CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+
+
+@contextmanager
+def replacing(path, binary=False, temporary=None, **how):
+    """Open a file for writing beside its target; when the block ends without an error, it takes the target's place.
+
+    The bytes are on disk before the file is renamed, so that a crash leaves the old file or the new one.
+
+    Args:
+        path (str or Path): the file to write, in a folder that exists.
+        binary (bool): bytes instead of text.
+        temporary (str or Path, optional): name to write under, in the same folder. One that is always the same is
+            written over after a crash, so that nothing piles up; by default the name is new each time, so that several
+            programs can write the file at once.
+        how: ``encoding``, ``errors`` and ``newline`` as of :func:`open`.
+
+    Yields:
+        file: the open file. When the block fails, the target stays as it was and nothing is left beside it.
+
+    Raises:
+        OSError: when the file cannot be written there, or the disk is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    kept, kind = temporary is not None, "b" if binary else ""
+    temporary = Path(temporary) if kept else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    file = open(temporary, ("w" if kept else "x") + kind, **how)
+    try:
+        with file:
+            yield file
+            flush_to_disk(file)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def flush_to_disk(file):
+    """Wait until everything written to an open file is on disk. Raises OSError, for example when the disk is full."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder):
+    """Make a rename survive a power cut; Windows cannot open folders and does without."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
 
 @contextmanager
 def written_whole(path, binary=False):
-    """Open a file for writing beside its target and rename it when the block ends without an error.
+    """Open a file for writing that appears, or changes, only when the block ends without an error.
 
     Args:
         path (str or Path): the file to write; missing folders are made.
@@ -22,29 +86,14 @@ def written_whole(path, binary=False):
     Raises:
         UsageError: when the file cannot be written there, or the disk is full.
     """
-    path, temporary = Path(path), None
+    # Halves of surrogate pairs, which JSON can name, have no UTF-8.
+    how = {} if binary else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        # Halves of surrogate pairs, which JSON can name, have no UTF-8.
-        text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-        how = {"mode": "wb"} if binary else text
-        with os.fdopen(handle, **how) as file:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, binary, **how) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp hides its files from everybody else
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary:
-            os.unlink(temporary)
 
 
 def write_whole(path, content):

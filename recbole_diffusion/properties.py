@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -61,6 +61,45 @@ def property_names(kind):
     return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
 
 
+def dataset_properties(name):
+    """Settings of a data set in ``properties/dataset/<name>.yaml`` as a dict, empty where there is no such file.
+
+    Raises:
+        UsageError: when the file cannot be read.
+    """
+    path = property_file("dataset", name)
+    return load_yaml(path) if path.is_file() else {}
+
+
+def data_sets(folder):
+    """Sorted names of the data sets under a folder, ready-made splits included.
+
+    Args:
+        folder (str or Path): a data set is a folder in it with files ``<name>.inter`` or ``<name>.<part>.inter``.
+    """
+    files = Path(folder).glob("*/*.inter")
+    return sorted({file.parent.name for file in files if file.name.startswith(f"{file.parent.name}.")})
+
+
+def missing_file_message(name, data_path, file_name=None):
+    """What to tell a user whose data set lacks a file.
+
+    Args:
+        name (str): name of the data set.
+        data_path (str or Path): folder that should hold the folder ``<name>``.
+        file_name (str, optional): the file that is not there, by default ``<name>.inter``.
+
+    Returns:
+        str: one line with the path, the nearest name that exists and what to do.
+    """
+    path = Path(data_path) / name / (file_name or f"{name}.inter")
+    known = {*data_sets(data_path), *property_names("dataset")} - {name}
+    return (
+        f"data set '{name}' is not there, no file '{path}'{did_you_mean(name, known)}: set --data_path to the folder "
+        f"that holds {name}/, or build it with 'recbole-diffusion prepare {name} --source=PATH'"
+    )
+
+
 def parse_scalar(text):
     """Value of one command-line word, read as YAML and never evaluated as code."""
     try:
@@ -81,7 +120,7 @@ def load_yaml(path):
     except FileNotFoundError:
         raise UsageError(f"config file '{path}' does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise UsageError(f"config file '{path}' cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"config file '{path}' cannot be read: {one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.devices import usable_device
+from recbole_diffusion.errors import UsageError, one_line
 from recbole_diffusion.files import written_whole
 from recbole_diffusion.quick_start import reusable_settings
 from recbole_diffusion.registry import TRIMMABLE
@@ -124,7 +125,11 @@ class Recommender:
             UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
                 for a setting that the model does not have.
         """
+<<<<<<< HEAD
         chosen = None if device is None else _device(device)
+=======
+        chosen = None if device is None else usable_device(device)  # first, as RecBole's Config hides all GPUs but gpu_id
+>>>>>>> b136fbf4c4f529f10dd7457be5a990d0bd2898bf
         checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
         config["device"] = chosen or config["device"]
@@ -248,16 +253,8 @@ def _restored_network(config, checkpoint, path):
                 f"{config['model']} learns something for every user of its data and cannot recommend for new ones: use "
                 f"load_data_and_model"
             ) from None
-        raise UsageError(f"'{path}' does not fit {config['model']}: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"'{path}' does not fit {config['model']}: {one_line(error, 200)}") from None
     return network.to(config["device"])
-
-
-def _device(name):
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
 
 
 # ------------------------------------------------------------------------------------------------ files

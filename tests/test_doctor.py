@@ -69,6 +69,13 @@ def test_the_supported_versions_are_those_of_setup_py():
     assert set(re.findall(r'"(.+?)"', required)) == wanted
 
 
+def test_optional_packages_are_those_of_the_extras():
+    text = (Path(__file__).parents[1] / "setup.py").read_text()
+    for extra in ("modality", "tune", "viz", "export"):
+        packages = re.search(rf'"{extra}": \[(.*?)\]', text)[1]
+        assert {re.split("[<>=]", name)[0] for name in re.findall(r'"(.+?)"', packages)} <= set(doctor.OPTIONAL)
+
+
 def test_recboles_requirements_are_those_of_its_package():
     names = {re.split(r"[ (;<>=]", line)[0] for line in importlib.metadata.requires("recbole") if "extra" not in line}
     assert names - {"ray"} <= {*doctor.NEEDED_BY_RECBOLE, *doctor.SUPPORTED}

@@ -16,8 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_diffusion.data import prepare as module
-from recbole_diffusion.data.prepare import archive_url, clean_names, clean_text, download, k_core, lower_bound, prepare
+from recbole_diffusion import properties
+from recbole_diffusion.data import prepare_command
+from recbole_diffusion.data.archives import archive_url, download
+from recbole_diffusion.data.atomic_files import write_all
+from recbole_diffusion.data.interactions import k_core, lower_bound
+from recbole_diffusion.data.item_texts import clean_names, clean_text
+from recbole_diffusion.data.prepare import prepare
 from recbole_diffusion.errors import UsageError
 
 quiet_prepare = functools.partial(prepare, show_progress=False)
@@ -170,7 +175,7 @@ def test_filter_and_counts_come_from_the_yaml(tmp_path, monkeypatch):
         'user_inter_num_interval: "[2,inf)"\nitem_inter_num_interval: "(1,inf)"\n'
         "expected_counts: {users: 2, items: 2, interactions: 4}\n",
     )
-    monkeypatch.setattr(module, "property_file", lambda kind, name: yaml)
+    monkeypatch.setattr(properties, "property_file", lambda kind, name: yaml)
     source = write(tmp_path / "s.txt", "0 a b\n1 a b\n2 b c\n3 c d\n")
     assert quiet_prepare("mine", source, tmp_path)["interactions"] == 4
     with pytest.raises(UsageError, match="--min_user=-1"):
@@ -284,7 +289,7 @@ def test_failure_in_the_middle_of_writing_leaves_no_file(tmp_path):
 
     target = tmp_path / "mine" / "mine.inter"
     with pytest.raises(UsageError, match="No space left on device"):
-        module.write_all({target: ["complete\n"], target.with_suffix(".item"): broken_lines()})
+        write_all({target: ["complete\n"], target.with_suffix(".item"): broken_lines()})
     assert list(target.parent.iterdir()) == []
 
 
@@ -446,8 +451,8 @@ def test_names_of_archives():
 
 def run_main(*words):
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return module.main(parser.parse_args(words))
+    prepare_command.add_arguments(parser)
+    return prepare_command.main(parser.parse_args(words))
 
 
 def test_command_line_prints_counts_files_and_the_next_command(tmp_path, capsys):

@@ -18,9 +18,11 @@ PACKAGE = ROOT / "recbole_diffusion"
 ALLOWED = {  # what each part may import of the package, besides errors, properties and schema
     "diffusion": set(),
     "layers": set(),
-    "data": {"processes"},
+    "data": {"devices", "files", "processes"},
     "model": {"diffusion", "layers", "data", "model.base", "processes"},
-    "checkpoint": set(),
+    "checkpoint": {"files"},
+    "files": set(),
+    "devices": set(),
     "processes": set(),
     "trainer": {"diffusion", "layers", "data", "model", "checkpoint", "processes"},
 }

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_diffusion.data.prepare import k_core, lower_bound, recbole_folder
+from recbole_diffusion.data.archives import recbole_folder
+from recbole_diffusion.data.interactions import k_core, lower_bound
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.properties import load_yaml, property_file, property_names
+from recbole_diffusion.properties import dataset_properties, missing_file_message
 
 TYPES = ("token", "float", "token_seq", "float_seq")
 
@@ -255,11 +256,9 @@ def _examine_fields(report, table, wanted, kinds):
 
 
 def _settings(name, config):
-    path = property_file("dataset", name)
-    from_yaml = load_yaml(path) if path.is_file() else {}
     config = {} if config is None else config
     given = {key: config[key] for key in _DEFAULTS if key in config and config[key] is not None}
-    return {**_DEFAULTS, **from_yaml, **given}
+    return {**_DEFAULTS, **dataset_properties(name), **given}
 
 
 def _locate(name, data_path, file_name):
@@ -269,12 +268,7 @@ def _locate(name, data_path, file_name):
         return folder
     if name == "ml-100k" and not folder.exists():
         return recbole_folder() / "dataset_example" / name
-    here = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
-    known = here.union(property_names("dataset")) - {name}
-    raise UsageError(
-        f"data set '{name}' is not there, looked for '{folder / file_name}'{did_you_mean(name, known)}; "
-        f"make it with: recbole-diffusion prepare {name} --source=PATH"
-    )
+    raise UsageError(missing_file_message(name, data_path, file_name))
 
 
 def _examine_interactions(report, table, settings):

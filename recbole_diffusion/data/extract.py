@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
-from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.properties import load_yaml, property_file
+from recbole_diffusion.devices import usable_device
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
+from recbole_diffusion.properties import dataset_properties
 
 DEFAULT_COLUMNS = ("title", "brand")
 DEFAULT_TEXT_MODEL = "bert-base-uncased"
@@ -45,7 +46,7 @@ def _library(name):
                 f"install the build that fits torch {torch.__version__} as pytorch.org/get-started says; "
                 f"for texts alone uninstall torchvision"
             )
-        raise UsageError(f"{name} cannot be imported ({' '.join(str(error).split())[:120]}): {advice}") from None
+        raise UsageError(f"{name} cannot be imported ({one_line(error, 120)}): {advice}") from None
 
 
 def _transformers():
@@ -77,7 +78,7 @@ def read_item_texts(path, item_field, columns=None):
     try:
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' cannot be read as a table: {' '.join(str(error).split())}") from None
+        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
     frame.columns = [cell.partition(":")[0] for cell in frame.columns]
     used = [name for name in DEFAULT_COLUMNS if name in frame] if columns is None else list(columns)
     for name in (item_field, *used):
@@ -194,7 +195,7 @@ class ImageLabeler:
         except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum is wrong
             place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
             raise UsageError(
-                f"the weights of GoogLeNet cannot be downloaded ({' '.join(str(error).split())}): fetch "
+                f"the weights of GoogLeNet cannot be downloaded ({one_line(error)}): fetch "
                 f"{published.url} elsewhere and put it to {place}, or name the file with --image_weights"
             ) from None
 
@@ -217,7 +218,7 @@ class ImageLabeler:
             with self._pillow.open(path) as image:
                 return self._transform(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, EOFError, zlib.error, self._pillow.DecompressionBombError) as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            raise ValueError(one_line(error)) from None
 
     def label(self, images):
         """``LABELS_PER_IMAGE`` labels per image, likeliest first; images has shape [B, 3, 224, 224]."""
@@ -306,7 +307,7 @@ class TextEncoder:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
             return tokenizer, transformers.AutoModel.from_pretrained(name, local_files_only=local)
         except Exception as error:  # a dozen types, depending on the file that is missing or broken
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             what = (
                 "the folder must hold config.json, the tokenizer's files and model.safetensors of one encoder"
                 if local
@@ -437,10 +438,13 @@ def build_features(
     for name, value, least in (("dims", dims, 0), ("max_length", max_length, 3), ("batch_size", batch_size, 1)):
         if value < least:
             raise UsageError(f"--{name}={value} is too small, it must be at least {least}")
-    device = _device(device)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = usable_device(device, f"--device={device}")
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset)
-    texts, columns = read_item_texts(folder / f"{dataset}.item", _item_field(dataset), columns)
+    item_field = dataset_properties(dataset).get("ITEM_ID_FIELD", "item_id")
+    texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns)
     images, extra = find_images(folder / "images", texts)
     if not columns and not images:
         raise UsageError(
@@ -485,22 +489,6 @@ def build_features(
     return report
 
 
-def _device(name):
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise UsageError(f"--device={name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _item_field(dataset):
-    path = property_file("dataset", dataset)
-    return (load_yaml(path) if path.is_file() else {}).get("ITEM_ID_FIELD", "item_id")
-
-
 def _check_dims(dims, items, output):
     if items < 2 or dims >= items:
         raise UsageError(
@@ -515,7 +503,9 @@ def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion features`` to an argparse parser."""
     parser.add_argument("--dataset", required=True, help="name of the data set, e.g. games-session")
     parser.add_argument("--data_path", default="dataset", help="folder of the data sets (default: dataset)")
-    parser.add_argument("--columns", help="columns of the item file, joined by commas (default: title,brand where they exist)")
+    parser.add_argument(
+        "--columns", help="columns of the item file, joined by commas (default: title,brand where they exist)"
+    )
     parser.add_argument(
         "--text_model",
         default=DEFAULT_TEXT_MODEL,

@@ -6,7 +6,6 @@ The file is a NumPy archive (``.npz``) without pickle, with the arrays ``tokens`
 
 import json
 import logging
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import written_whole
 
 SUFFIX = ".features.npz"
 MISSING_POLICIES = ("error", "mean", "zero")
@@ -40,16 +40,8 @@ def save_item_features(path, tokens, vectors, meta):
     """
     path, tokens = Path(path), np.asarray(list(tokens), dtype=np.str_)
     vectors = _checked(path, tokens, np.asarray(vectors))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.savez(file, tokens=tokens, vectors=vectors, meta=np.str_(json.dumps(meta)))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"feature file '{path}' cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path, binary=True) as file:
+        np.savez(file, tokens=tokens, vectors=vectors, meta=np.str_(json.dumps(meta)))
 
 
 def load_item_features(path, item_tokens, missing="error", width=None):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_diffusion.data.sessions import Sessions
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 
 FILES = ("train.txt", "test.txt")
 
@@ -51,24 +51,46 @@ def read_pickled(folder, prefixes):
 
 
 def read_pairs(path):
-    """[(history, target), ...] of one file."""
-    try:
-        with open(path, "rb") as file:
-            content = PlainUnpickler(file).load()
-    except OSError as error:
-        raise UsageError(f"'{path}' cannot be read ({error.strerror}): --source is the folder of {' and '.join(FILES)}") from None
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise UsageError(f"'{path}' is no pickle of two lists, histories and targets: {reason}") from None
+    """Histories and targets of one file.
+
+    Args:
+        path (Path): a pickle of two lists.
+
+    Returns:
+        list[tuple]: (list of items, target).
+
+    Raises:
+        UsageError: when the file is missing or something else.
+    """
+    content = _unpickled(path)
     if not isinstance(content, (list, tuple)) or len(content) < 2 or not all(isinstance(c, list) for c in content[:2]):
         raise UsageError(f"'{path}' is no pickle of two lists, histories and targets")
     histories, targets = content[:2]
     if len(histories) != len(targets) or not targets:
-        raise UsageError(f"'{path}' has {len(histories)} histories and {len(targets)} targets, give one target for each")
-    for number, (history, target) in enumerate(zip(histories, targets)):
-        if not isinstance(history, list) or not history or not all(type(item) in (int, str) for item in [*history, target]):
-            raise UsageError(f"'{path}', pair {number + 1}: needs a list of items and a target, numbers or texts")
+        raise UsageError(
+            f"'{path}' has {len(histories)} histories and {len(targets)} targets, give one target for each"
+        )
+    for number, (history, target) in enumerate(zip(histories, targets), 1):
+        if not isinstance(history, list) or not history or not all(map(_is_item, [*history, target])):
+            raise UsageError(f"'{path}', pair {number}: needs a list of items and a target, numbers or texts")
     return list(zip(histories, targets))
+
+
+def _unpickled(path):
+    try:
+        with open(path, "rb") as file:
+            return PlainUnpickler(file).load()
+    except OSError as error:
+        raise UsageError(
+            f"'{path}' cannot be read ({error.strerror}): --source is the folder of {' and '.join(FILES)}"
+        ) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = one_line(error, 150) or type(error).__name__
+        raise UsageError(f"'{path}' is no pickle of two lists, histories and targets: {reason}") from None
+
+
+def _is_item(value):
+    return type(value) in (int, str)  # and not bool, which isinstance takes for an int
 
 
 def refuse_prefixes(pairs, path):
@@ -85,7 +107,9 @@ def join_prefixes(pairs, path):
         if expected is None:
             longest.append((history, target))
         elif [*history, target] != expected:
-            raise UsageError(f"'{path}', pair {number + 1} is not the next prefix of the session before: leave out --prefixes")
+            raise UsageError(
+                f"'{path}', pair {number + 1} is not the next prefix of the session before: leave out --prefixes"
+            )
         expected = history if len(history) > 1 else None
     if expected:
         raise UsageError(f"'{path}' ends within the prefixes of a session: leave out --prefixes")

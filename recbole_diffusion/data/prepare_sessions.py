@@ -9,80 +9,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.data.pickled_sessions import read_pickled
-from recbole_diffusion.data.prepare import (
-    bad_line,
-    check_counts,
-    clean_names,
-    clean_text,
-    dataset_properties,
-    metadata_record,
-    read_lines,
-    target_file,
-    write_all,
-)
-from recbole_diffusion.data.session_sources import read_amazon, read_atomic, read_instacart, read_table, require_columns
+from recbole_diffusion.data.atomic_files import check_counts, number_text, target_file, write_all
+from recbole_diffusion.data.raw_lines import require_format
+from recbole_diffusion.data.session_formats import SESSION_FORMATS, RawSessions
 from recbole_diffusion.data.sessions import PARTS, drop_unseen, filter_sessions, split_sessions
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.properties import dataset_properties
 
-SESSION_FORMATS = ("amazon-sessions", "instacart-sessions", "atomic-sessions", "pickled-sessions")
-FILTERED = ("atomic-sessions", "pickled-sessions")  # whose test part is to stay what it is
-
-
-# ------------------------------------------------------------------------------------------- item texts
-
-
-def amazon_items(path, wanted, show_progress=True):
-    """Lines of an ``.item`` file: title, brand, categories and image link of the wanted items."""
-    texts = {}
-    for number, line in read_lines(Path(path), show_progress=show_progress):
-        try:
-            record = metadata_record(line)
-        except ValueError as error:
-            raise bad_line(path, number, str(error)) from None
-        if record["asin"] in wanted:
-            texts[record["asin"]] = (
-                clean_text(record.get("title")),
-                clean_text(record.get("brand")),
-                clean_names(record.get("categories", record.get("category"))),
-                _image_link(record),
-            )
-    return _item_lines(path, wanted, "title:token_seq\tbrand:token_seq\tcategories:token_seq\timage_url:token", texts)
-
-
-def _image_link(record):
-    for key in ("imUrl", "imageURLHighRes", "imageURL"):  # 2014; 2018, which has lists
-        link = record.get(key)
-        if link:
-            return clean_text(link[0] if isinstance(link, list) else link)
-    return ""
-
-
-def instacart_items(folder, wanted):
-    """Lines of an ``.item`` file: product name, aisle and department of the wanted items."""
-    products = read_table(folder / "products.csv", None, dtype=str, keep_default_na=False)
-    require_columns(folder / "products.csv", products, ["product_id", "product_name"])
-    categories = [[] for _ in range(len(products))]
-    for kind in ("department", "aisle"):
-        path = folder / f"{kind}s.csv"
-        if path.is_file() and f"{kind}_id" in products:
-            names = read_table(path, [f"{kind}_id", kind], dtype=str, keep_default_na=False)
-            name_of = dict(zip(names[f"{kind}_id"], names[kind]))
-            for row, number in zip(categories, products[f"{kind}_id"]):
-                row.append(name_of.get(number, ""))
-    texts = {
-        product: (clean_text(title), clean_names(names))
-        for product, title, names in zip(products["product_id"], products["product_name"], categories)
-        if product in wanted
-    }
-    return _item_lines(folder / "products.csv", wanted, "title:token_seq\tcategories:token_seq", texts)
-
-
-def _item_lines(path, wanted, header, texts):
-    if not texts:
-        raise UsageError(f"'{path}' describes none of the {len(wanted)} items, give the metadata of the same data set")
-    empty = ("",) * (header.count("\t") + 1)
-    return [f"item_id:token\t{header}\n", *("\t".join((item, *texts.get(item, empty))) + "\n" for item in wanted)]
+_SETTINGS = """# How to train on these files: --config_files={path}
+USER_ID_FIELD: session_id
+ITEM_ID_FIELD: item_id
+TIME_FIELD: timestamp
+load_col:
+  inter: [session_id, item_id_list, item_id]
+alias_of_item_id: [item_id_list]
+benchmark_filename: [train, valid, test]
+MAX_ITEM_LIST_LENGTH: 20
+"""
 
 
 # ------------------------------------------------------------------------------------------- examples
@@ -109,19 +52,10 @@ def _inter_lines(sessions):
     yield "session_id:token\titem_id:token\ttimestamp:float\n"
     names = sessions.session_names()
     for number, item, time in zip(sessions.numbers.tolist(), sessions.items.tolist(), sessions.times.tolist()):
-        yield f"{names[number]}\t{sessions.item_tokens[item]}\t{int(time) if time.is_integer() else time!r}\n"
+        yield f"{names[number]}\t{sessions.item_tokens[item]}\t{number_text(time)}\n"
 
 
-_SETTINGS = """# How to train on these files: --config_files={path}
-USER_ID_FIELD: session_id
-ITEM_ID_FIELD: item_id
-TIME_FIELD: timestamp
-load_col:
-  inter: [session_id, item_id_list, item_id]
-alias_of_item_id: [item_id_list]
-benchmark_filename: [train, valid, test]
-MAX_ITEM_LIST_LENGTH: 20
-"""
+# ------------------------------------------------------------------------------------------- all of it
 
 
 def prepare_sessions(
@@ -170,61 +104,86 @@ def prepare_sessions(
     Raises:
         UsageError: for anything the user can repair. Nothing is written then.
     """
+    kind = _checked_format(input_format, meta, test_share=test_share, test_sessions=test_sessions, min_item=min_item)
+    _check_shares(valid_share, test_share, shortest)
+    raw = RawSessions(Path(source), meta, dataset_properties(name), prefixes, shortest, show_progress)
+    part_names = raw.properties.get("benchmark_filename", PARTS)
+    target = target_file(name, out_dir, force, f".{part_names[0]}.inter")
+    sessions, n_test = kind.read(raw)
+    _check_tokens(raw.source, sessions.item_tokens)
+    sessions = _filtered(sessions, kind, min_item)
+    parts = _split(sessions, valid_share, test_share, test_sessions if n_test is None else n_test)
+    if not kind.is_filtered:
+        sessions, parts = drop_unseen(sessions, parts)
+    counts = _example_counts(sessions, prefixes)
+    check_counts(name, counts, raw.properties.get("expected_counts"))
+    tables = _split_tables(sessions, parts, part_names, prefixes)
+    tables.update(_other_tables(sessions, kind, raw, target.with_name(f"{name}.yaml")))
+    write_all({target.with_name(f"{name}.{suffix}"): lines for suffix, lines in tables.items()})
+    return counts
+
+
+def _checked_format(input_format, meta, **of_other_formats):
+    """The SessionFormat of that name; raises UsageError for options that it does not have."""
+    require_format(input_format, SESSION_FORMATS)
+    kind = SESSION_FORMATS[input_format]
+    if meta is not None and not kind.takes_meta:
+        takers = " or ".join(f"--format={name}" for name, other in SESSION_FORMATS.items() if other.takes_meta)
+        raise UsageError(f"--meta belongs to {takers}, leave it out")
+    given = [option for option, value in of_other_formats.items() if value is not None]
+    if kind.has_test_part and given:
+        raise UsageError(f"pickled sessions come filtered, with their test part: leave out --{given[0]}")
+    return kind
+
+
+def _check_shares(valid_share, test_share, shortest):
     for option, share in (("valid_share", valid_share), ("test_share", test_share), ("shortest", shortest)):
         if share is not None and not 0 < share < 1 and not (option == "shortest" and share == 1):
             raise UsageError(f"--{option}={share} must lie between 0 and 1")
-    if meta is not None and input_format != "amazon-sessions":
-        raise UsageError("--meta belongs to --format=amazon-sessions, leave it out")
-    if input_format == "pickled-sessions":
-        for option, value in (("test_share", test_share), ("test_sessions", test_sessions), ("min_item", min_item)):
-            if value is not None:
-                raise UsageError(f"pickled sessions come filtered, with their test part: leave out --{option}")
-    properties, source = dataset_properties(name), Path(source)
-    part_names = properties.get("benchmark_filename", PARTS)
-    target = target_file(name, out_dir, force, f".{part_names[0]}.inter")
-    if input_format == "pickled-sessions":
-        sessions, test_sessions = read_pickled(source, prefixes)
-    elif input_format == "atomic-sessions":
-        sessions = read_atomic(source, properties)
-    elif input_format == "instacart-sessions":
-        sessions = read_instacart(source, shortest)
-    else:
-        sessions = read_amazon(source, show_progress)
-    _check_tokens(source, sessions.item_tokens)
-    is_filtered = input_format in FILTERED
-    min_item = (0 if is_filtered else 5) if min_item is None else min_item
-    if min_item or not is_filtered:
-        sessions = filter_sessions(sessions, min_item)
-    n_test = round(len(sessions) * (0.1 if test_share is None else test_share)) if test_sessions is None else test_sessions
-    n_before = len(sessions) - n_test
-    parts = split_sessions(sessions, n_before - round(n_before * (1 - valid_share)), n_test)
-    if not is_filtered:
-        sessions, parts = drop_unseen(sessions, parts)
-    counts = _example_counts(sessions, prefixes)
-    check_counts(name, counts, properties.get("expected_counts"))
 
-    base = target.with_name(name)
-    tables = {
-        base.with_name(f"{name}.{part}.inter"): example_lines(sessions, np.flatnonzero(parts == number), prefixes)
-        for number, part in enumerate(part_names)
+
+def _filtered(sessions, kind, min_item):
+    """Raw data always lose their sessions of one item, filtered ones lose nothing unless ``min_item`` says so."""
+    if min_item is None:
+        min_item = 0 if kind.is_filtered else 5
+    return filter_sessions(sessions, min_item) if min_item or not kind.is_filtered else sessions
+
+
+def _split(sessions, valid_share, test_share, n_test):
+    """Part of every session, see :func:`recbole_diffusion.data.sessions.split_sessions`."""
+    if n_test is None:
+        n_test = round(len(sessions) * (0.1 if test_share is None else test_share))
+    n_before = len(sessions) - n_test
+    return split_sessions(sessions, n_before - round(n_before * (1 - valid_share)), n_test)
+
+
+def _split_tables(sessions, parts, names, prefixes):
+    """{suffix: lines} of the split files."""
+    return {
+        f"{name}.inter": example_lines(sessions, np.flatnonzero(parts == number), prefixes)
+        for number, name in enumerate(names)
     }
-    wanted = [sessions.item_tokens[item] for item in pd.unique(sessions.items)]
-    if meta is not None:
-        tables[base.with_name(f"{name}.item")] = amazon_items(meta, dict.fromkeys(wanted), show_progress)
-    if input_format == "instacart-sessions" and (source / "products.csv").is_file():
-        tables[base.with_name(f"{name}.item")] = instacart_items(source, dict.fromkeys(wanted))
-    if not is_filtered:
-        tables[base.with_name(f"{name}.inter")] = _inter_lines(sessions)
-    if not properties:
-        tables[base.with_name(f"{name}.yaml")] = [_SETTINGS.format(path=base.with_name(f"{name}.yaml"))]
-    write_all(tables)
-    return counts
+
+
+def _other_tables(sessions, kind, raw, settings_file):
+    """{suffix: lines} of the files beside the split: item texts, all rows of raw data, settings of a new data set."""
+    tables = {}
+    items = kind.items(raw, [sessions.item_tokens[item] for item in pd.unique(sessions.items)])
+    if items is not None:
+        tables["item"] = items
+    if not kind.is_filtered:
+        tables["inter"] = _inter_lines(sessions)
+    if not raw.properties:
+        tables["yaml"] = [_SETTINGS.format(path=settings_file)]
+    return tables
 
 
 def _check_tokens(path, tokens):
     for token in tokens:
         if token.split() != [token] or '"' in token:
-            raise UsageError(f"'{path}': the item {token!r} is empty or holds blanks or quote marks, which lists cannot")
+            raise UsageError(
+                f"'{path}': the item {token!r} is empty or holds blanks or quote marks, which lists cannot"
+            )
 
 
 def _example_counts(sessions, prefixes):
@@ -236,22 +195,3 @@ def _example_counts(sessions, prefixes):
         "items": len(np.unique(sessions.items[several[sessions.numbers]])),
         "interactions": int(examples),
     }
-
-
-# ------------------------------------------------------------------------------------------- command line
-
-
-def add_arguments(parser):
-    """Add the arguments of ``recbole-diffusion prepare`` that belong to session formats."""
-    group = parser.add_argument_group(f"session data (--format={'|'.join(SESSION_FORMATS)})")
-    group.add_argument("--valid_share", type=float, help="share of the sessions before the test part (default: 0.1)")
-    group.add_argument("--test_share", type=float, help="share of the latest sessions for test (default: 0.1)")
-    group.add_argument("--test_sessions", type=int, help="number of the latest sessions for test, instead of a share")
-    group.add_argument("--prefixes", action="store_true", default=None, help="every item but the first is a target")
-    group.add_argument("--shortest", type=float, help="share of the shortest Instacart orders to keep (default: 0.2)")
-
-
-def session_options(args):
-    """{name: value} of the options above that were given."""
-    names = ("valid_share", "test_share", "test_sessions", "prefixes", "shortest")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

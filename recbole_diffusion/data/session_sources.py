@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.data.prepare import bad_line, read_rows
+from recbole_diffusion.data.item_texts import clean_names, clean_text
+from recbole_diffusion.data.raw_lines import bad_line
+from recbole_diffusion.data.raw_rows import read_rows
 from recbole_diffusion.data.sessions import Sessions
-from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 
 SECONDS_PER_DAY = 86400
 _ROWS_PER_READ = 1_000_000
@@ -15,6 +17,16 @@ def read_amazon(path, show_progress=True):
     """Sessions of Amazon reviews (JSON lines): what one user bought on one day, days in order.
 
     Purchases of a day have no order of their own; they keep that of the time, then of the file.
+
+    Args:
+        path (Path): plain or .gz.
+        show_progress (bool): show bytes read.
+
+    Returns:
+        Sessions
+
+    Raises:
+        UsageError: when the file is missing or empty, and with the number of a line that cannot be used.
     """
     data = read_rows(path, "amazon-5core", show_progress)
     days = np.floor_divide(data.timestamps, SECONDS_PER_DAY)
@@ -25,7 +37,18 @@ def read_amazon(path, show_progress=True):
 
 
 def read_atomic(path, properties):
-    """Sessions of an atomic ``.inter`` file, in the order in which the file begins them."""
+    """Sessions of an atomic ``.inter`` file, in the order in which the file begins them.
+
+    Args:
+        path (Path): tab separated.
+        properties (dict): settings of the data set, for the names of the columns.
+
+    Returns:
+        Sessions
+
+    Raises:
+        UsageError: when the file is missing or broken or lacks a column, and for a time that is no number.
+    """
     fields = [properties.get(key, default) for key, default in _ATOMIC_FIELDS.items()]
     frame = read_table(path, None, sep="\t", dtype=str, keep_default_na=False)
     frame.columns = [cell.partition(":")[0] for cell in frame.columns]
@@ -53,18 +76,16 @@ def read_instacart(folder, shortest=0.2):
         shortest (float): share of the orders that is kept at least: all orders up to the smallest size that
             reaches it.
 
+    Returns:
+        Sessions
+
     Raises:
         UsageError: for missing and broken files.
     """
     files = sorted(folder.glob("order_products__*.csv"))
     if not files:
         raise UsageError(f"'{folder}' holds no order_products__*.csv, give the folder of Instacart's files")
-    sizes = np.zeros(0, dtype=np.int64)
-    for chunk in _chunks(files, ["order_id"]):
-        counts = np.bincount(chunk["order_id"])
-        sizes = np.pad(sizes, (0, max(0, len(counts) - len(sizes))))
-        sizes[: len(counts)] += counts
-    short = (sizes > 0) & (sizes <= np.quantile(sizes[sizes > 0], shortest, method="inverted_cdf"))
+    short = _short_orders(files, shortest)
     columns = ["order_id", "product_id", "add_to_cart_order"]
     rows = pd.concat([chunk[short[chunk["order_id"]]] for chunk in _chunks(files, columns)], ignore_index=True)
     days = _days_of_orders(folder / "orders.csv")
@@ -78,6 +99,47 @@ def read_instacart(folder, shortest=0.2):
     orders = orders[order]
     opens = np.append(True, orders[1:] != orders[:-1])
     return Sessions([str(token) for token in tokens], opens.cumsum() - 1, items, times[order])
+
+
+def _short_orders(files, shortest):
+    """Whether each order_id is one of the shortest orders, [largest order_id + 1] of bool."""
+    sizes = np.zeros(0, dtype=np.int64)
+    for chunk in _chunks(files, ["order_id"]):
+        counts = np.bincount(chunk["order_id"])
+        sizes = np.pad(sizes, (0, max(0, len(counts) - len(sizes))))
+        sizes[: len(counts)] += counts
+    return (sizes > 0) & (sizes <= np.quantile(sizes[sizes > 0], shortest, method="inverted_cdf"))
+
+
+def read_instacart_texts(path, wanted):
+    """Product name, aisle and department of the wanted products.
+
+    Args:
+        path (Path): products.csv; aisles.csv and departments.csv beside it may be missing.
+        wanted (Container[str]): product numbers as texts.
+
+    Returns:
+        tuple: header of the columns besides the item, and {item: fields}.
+
+    Raises:
+        UsageError: for missing and broken files.
+    """
+    products = read_table(path, None, dtype=str, keep_default_na=False)
+    require_columns(path, products, ["product_id", "product_name"])
+    categories = [[] for _ in range(len(products))]
+    for kind in ("department", "aisle"):
+        names_file = path.with_name(f"{kind}s.csv")
+        if names_file.is_file() and f"{kind}_id" in products:
+            names = read_table(names_file, [f"{kind}_id", kind], dtype=str, keep_default_na=False)
+            name_of = dict(zip(names[f"{kind}_id"], names[kind]))
+            for row, number in zip(categories, products[f"{kind}_id"]):
+                row.append(name_of.get(number, ""))
+    texts = {
+        product: (clean_text(title), clean_names(names))
+        for product, title, names in zip(products["product_id"], products["product_name"], categories)
+        if product in wanted
+    }
+    return "title:token_seq\tcategories:token_seq", texts
 
 
 def _days_of_orders(path):
@@ -102,19 +164,33 @@ def _chunks(files, columns):
         except (ValueError, pd.errors.ParserError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
+            raise UsageError(f"'{path}' cannot be read: {one_line(error)}") from None
 
 
 def read_table(path, columns, **settings):
+    """A text file as a table.
+
+    Args:
+        path (Path): the file.
+        columns (list[str] or None): those to read, None for all.
+        settings: of :func:`pandas.read_csv`.
+
+    Returns:
+        pandas.DataFrame, or an iterator of them with ``chunksize``.
+
+    Raises:
+        UsageError: when the file is missing or cannot be read like this.
+    """
     try:
         return pd.read_csv(path, usecols=columns, **settings)
     except FileNotFoundError:
         raise UsageError(f"file '{path}' does not exist, give the path of the raw data") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:  # ValueError: columns, numbers, encoding
-        raise UsageError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"'{path}' cannot be read: {one_line(error)}") from None
 
 
 def require_columns(path, frame, names):
+    """Raise UsageError for the first of some columns that the table of a file lacks."""
     for name in names:
         if name not in frame:
             raise UsageError(f"'{path}' has no column '{name}'{did_you_mean(name, frame)}, it has {', '.join(frame)}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_diffusion.data.prepare import k_core
+from recbole_diffusion.data.interactions import k_core
 from recbole_diffusion.errors import UsageError
 
 PARTS = ("train", "valid", "test")
