@@ -5,6 +5,8 @@ import json
 import os
 import random
 import re
+import shutil
+import zipfile
 
 import numpy as np
 import torch
@@ -32,12 +34,13 @@ def save_atomically(state, path):
     Raises:
         UsageError: when the file cannot be written, for example because the disk is full.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
     try:
         with replacing(path, binary=True, temporary=path + ".tmp") as file:  # the same name again after a crash
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # PyTorch turns failed writes into RuntimeErrors
-        raise UsageError(f"checkpoint '{path}' cannot be written: {_one_line(error)}") from error
+        free = shutil.disk_usage(os.path.dirname(path)).free // 2**20
+        raise UsageError(f"checkpoint '{path}' cannot be written, {free:,} MB are free: {_one_line(error)}") from error
 
 
 def load_checkpoint(path, trust=False):
@@ -55,15 +58,15 @@ def load_checkpoint(path, trust=False):
         UsageError: when the file is missing, damaged or foreign.
     """
     if not os.path.isfile(path):
-        raise UsageError(f"checkpoint '{path}' does not exist")
+        raise UsageError(f"checkpoint '{path}' {'is no file' if os.path.exists(path) else 'does not exist'}")
     try:
+        damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()  # which PyTorch does not look at
+        if damaged:
+            raise ValueError("it is damaged: a part of it is not what was written")
         checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types for damaged and foreign files
-        reason = _one_line(error)
-        if "Weights only load failed" in str(error):
-            reason = "it holds objects, not only tensors (--trust-checkpoint reads it all the same, running its code)"
         size = f"{os.path.getsize(path):,} bytes"
-        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion ({size}): {reason}") from None
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion ({size}): {_reason(path, error)}") from None
     if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
         checkpoint = _from_recbole(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("config"), dict):
@@ -73,6 +76,9 @@ def load_checkpoint(path, trust=False):
             f"'{path}' has checkpoint format {checkpoint.get('format')}, this version of recbole_diffusion reads "
             f"format {CHECKPOINT_FORMAT}: use the version that wrote it"
         )
+    for key in ("state_dict", "other_parameter", "item_tokens"):
+        if key not in checkpoint:
+            raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: it has no '{key}'")
     return checkpoint
 
 
@@ -91,6 +97,20 @@ def _from_recbole(checkpoint):
     settings = plain(checkpoint["config"].final_config_dict)
     kept = {key: checkpoint.get(key) for key in ("epoch", "state_dict", "other_parameter")}
     return {"format": CHECKPOINT_FORMAT, "config": settings, "item_tokens": None, **kept}
+
+
+def _reason(path, error):
+    """Why PyTorch could not read a file."""
+    if zipfile.is_zipfile(path) or _starts_like_a_pickle(path):
+        refused = "Weights only load failed" in str(error)
+        objects = "it holds objects, not only tensors (--trust-checkpoint reads it all the same, running its code)"
+        return objects if refused else _one_line(error)
+    return "it is damaged, or no file of PyTorch"
+
+
+def _starts_like_a_pickle(path):
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _one_line(error):

@@ -18,7 +18,7 @@ _CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 def replacing(path, binary=False, temporary=None, **how):
     """Open a file for writing beside its target; when the block ends without an error, it takes the target's place.
 
-    The bytes are on disk before the file is renamed, so that a crash leaves the old file or the new one.
+    Links are followed. The bytes are on disk before the file is renamed, so that a crash leaves the old file or the new one.
 
     Args:
         path (str or Path): the file to write, in a folder that exists.
@@ -32,11 +32,13 @@ def replacing(path, binary=False, temporary=None, **how):
         file: the open file. When the block fails, the target stays as it was and nothing is left beside it.
 
     Raises:
-        OSError: when the file cannot be written there, or the disk is full.
+        OSError: when the file cannot be written there, is a device such as /dev/null, or the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is a device or pipe, which a file would replace", str(path))
     kept, kind = temporary is not None, "b" if binary else ""
     temporary = Path(temporary) if kept else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     file = open(temporary, ("w" if kept else "x") + kind, **how)

@@ -6,11 +6,14 @@ import logging
 import os
 import platform
 import shlex
+import signal
 import socket
 import sys
 import tempfile
 import time
 import warnings
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 try:
@@ -68,7 +71,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     earlier = trainer.training_seconds
     best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training", earlier)
-    tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
+    with saying_how_to_go_on(trainer):
+        tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
     result = {
@@ -215,11 +219,16 @@ def run_processes(model, dataset, config_file_list, config_dict, saved, nproc, w
         try:
             while not group.join():
                 pass
-        except (torch.multiprocessing.ProcessExitedException, KeyboardInterrupt):
+        except (torch.multiprocessing.ProcessExitedException, KeyboardInterrupt) as error:
             end_processes(group.processes)
             for kind in (UsageError, KeyboardInterrupt):
                 for words in sorted(Path(folder).glob(f"{kind.__name__}-*.txt")):
                     raise kind(words.read_text(encoding="utf-8")) from None
+            if getattr(error, "signal_name", None):
+                raise UsageError(
+                    f"process {error.error_index} was ended by {error.signal_name}, which a lack of memory may do: the "
+                    f"same command with --resume goes on"
+                ) from None
             raise
         return json.loads(Path(folder, "result-0.json").read_text(encoding="utf-8"))
 
@@ -237,13 +246,15 @@ def run_in_group(local_rank, group_offset, environment, folder, arguments):
     """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
     environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
     os.environ.update({key: str(value) for key, value in environment.items()})
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its end is sent so
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
     torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader shall start its workers as in a run by itself
     try:
         write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
     except (UsageError, KeyboardInterrupt) as error:
-        Path(folder, f"{type(error).__name__}-{local_rank}.txt").write_text(str(error), encoding="utf-8")
+        kind = UsageError if isinstance(error, UsageError) else KeyboardInterrupt
+        Path(folder, f"{kind.__name__}-{local_rank}.txt").write_text(str(error), encoding="utf-8")
         sys.exit(2)
 
 
@@ -257,7 +268,8 @@ def free_port():
 def check_places(config):
     """Raise UsageError when nothing can be written where the settings, or RecBole's log, want files."""
     make_folder(config["checkpoint_dir"], "checkpoint_dir")
-    make_folder("log", "RecBole's log")
+    make_folder(Path("log", config["model"]), "RecBole's log")
+    make_folder("log_tensorboard", "RecBole's TensorBoard files")
     for key in ("result_file", "ranks_file"):
         if config[key]:
             make_folder(Path(config[key]).parent, key)
@@ -272,9 +284,19 @@ def start_torch(config):
 def fit(trainer, loaders, saved, callback=None):
     """RecBole's ``fit``; Ctrl-C says how to go on."""
     try:
-        return trainer.fit(
-            loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
-        )
+        with saying_how_to_go_on(trainer):
+            return trainer.fit(
+                loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
+            )
+    finally:
+        trainer.tensorboard.close()  # it holds a thread and a file
+
+
+@contextmanager
+def saying_how_to_go_on(trainer):
+    """Let a Ctrl-C within the block tell how much is saved and where."""
+    try:
+        yield
     except KeyboardInterrupt:
         epochs = trainer.saved_epochs
         if not epochs:
@@ -282,8 +304,6 @@ def fit(trainer, loaders, saved, callback=None):
         raise KeyboardInterrupt(
             f"the same command with --resume goes on after {epochs} epochs, saved in {trainer.last_model_file}"
         ) from None
-    finally:
-        trainer.tensorboard.close()  # it holds a thread and a file
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True):
@@ -308,9 +328,12 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     """
     checkpoint = load_checkpoint(model_file, trust_checkpoint)
     saved = checkpoint["config"]
-    config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
+    try:
+        settings = reusable_settings(saved, data_path)
+        config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"'{model_file}' has damaged settings: {type(error).__name__} {error}") from error
     start_torch(config)
-    start_logging(config)
     data = create_dataset(config)
     loaders = build_loaders(config, data)
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
@@ -318,7 +341,7 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     if known is not None and tokens != known:
         raise UsageError(
             f"checkpoint '{model_file}' was trained on other items ({len(known) - 1}) than dataset "
-            f"'{config['dataset']}' has now ({len(tokens) - 1})"
+            f"'{config['dataset']}' has now ({len(tokens) - 1}), or in another order"
         )
     network = build_model(config, loaders[0])
     try:
@@ -340,7 +363,7 @@ def reusable_settings(saved, data_path):
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True
-    settings["data_path"] = data_path or os.path.dirname(saved["data_path"])
+    settings["data_path"] = str(data_path) if data_path else os.path.dirname(saved["data_path"])
     if saved["train_neg_sample_args"].get("distribution") != "none":
         settings["train_neg_sample_args"] = saved["train_neg_sample_args"]
     return settings
@@ -471,6 +494,7 @@ def start_logging(config):
     ours, logger.handlers = logger.handlers, [*root_handlers, *logger.handlers]
     for handler in ours:
         handler.of_recbole_diffusion = True
+        handler.handleError = partial(stop_logging, handler)
         if isinstance(handler, logging.FileHandler):
             handler.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, str(config), (), None))
         else:
@@ -478,6 +502,11 @@ def start_logging(config):
             if not sys.stdout.isatty():  # colours are for terminals, not for files and pipes
                 handler.addFilter(RemoveColorFilter())
                 handler.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", "%d %b %H:%M"))
+
+
+def stop_logging(handler, record):
+    """Do without a log whose disk is full or whose reader has gone; Python would print a traceback for every line."""
+    logging.getLogger().removeHandler(handler)
 
 
 def versions():

@@ -125,11 +125,7 @@ class Recommender:
             UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
                 for a setting that the model does not have.
         """
-<<<<<<< HEAD
-        chosen = None if device is None else _device(device)
-=======
-        chosen = None if device is None else usable_device(device)  # first, as RecBole's Config hides all GPUs but gpu_id
->>>>>>> b136fbf4c4f529f10dd7457be5a990d0bd2898bf
+        chosen = None if device is None else usable_device(device)
         checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
         config["device"] = chosen or config["device"]

@@ -90,20 +90,29 @@ def ranks_of_hits(hits):
     return torch.where(hits.any(1), hits.argmax(1) + 1, 0).to(torch.int16).cpu()
 
 
-class SilentWriter:
-    """Stands for TensorBoard's writer in all processes but the first."""
+def no_tensorboard(logger):
+    """Stands for RecBole's maker of TensorBoard's writer, whose files appear as soon as it exists."""
 
-    def __init__(self, logger):
-        pass
 
-    def add_scalar(self, *values):
-        """Write nothing."""
+class LenientWriter:
+    """TensorBoard's writer, which stops instead of the training when its disk is full.
 
-    def add_hparams(self, *values):
-        """Write nothing."""
+    Args:
+        writer (torch.utils.tensorboard.SummaryWriter | None): without one, nothing is written.
+    """
 
-    def close(self):
-        """Nothing is open."""
+    def __init__(self, writer, logger):
+        self._writer, self._logger = writer, logger
+
+    def __getattr__(self, name):
+        def call(*values):
+            try:
+                return self._writer and getattr(self._writer, name)(*values)
+            except OSError as error:
+                self._writer = None
+                self._logger.warning(f"TensorBoard's files cannot be written any more: {error.strerror or error}")
+
+        return call
 
 
 class SafeCheckpointMixin:
@@ -115,8 +124,9 @@ class SafeCheckpointMixin:
 
     def __init__(self, config, model):
         if not processes.is_first():
-            recbole.trainer.trainer.get_tensorboard = SilentWriter  # RecBole's writes files as soon as it exists
+            recbole.trainer.trainer.get_tensorboard = no_tensorboard
         super().__init__(config, model)
+        self.tensorboard = LenientWriter(self.tensorboard, self.logger)
         processes.copy_from_first(model)
         self.eval_collector = OneTargetCollector(config)
         self.best_epoch, self.stopped = None, False
@@ -218,7 +228,20 @@ class SafeCheckpointMixin:
         """
         resume_file = str(resume_file)
         state = processes.first_does(load_checkpoint, resume_file)
-        self._refuse_other_run(state, resume_file)
+        try:
+            self._refuse_other_run(state, resume_file)
+            self._go_back_to(state)
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UsageError(f"'{resume_file}' cannot be resumed with these data and settings: {reason}") from error
+        stem = re.sub(r"(-last|-best)?\.pth$", "", resume_file)
+        self.saved_model_file, self.last_model_file = f"{stem}-best.pth", f"{stem}-last.pth"
+        self._require_best(state)
+        self._resumed = state
+        self.logger.info(f"going on with epoch {self.start_epoch} of {resume_file}")
+
+    def _go_back_to(self, state):
+        """Everything of a checkpoint but the random generators."""
         self.model.load_state_dict(state["state_dict"])
         self.model.load_other_parameter(on_device(state["other_parameter"], self.device))
         self.optimizer.load_state_dict(state["optimizer"])
@@ -233,11 +256,6 @@ class SafeCheckpointMixin:
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict", "history"):
             setattr(self, name, training[name])
         self.training_seconds = training.get("seconds", 0.0)
-        stem = re.sub(r"(-last|-best)?\.pth$", "", resume_file)
-        self.saved_model_file, self.last_model_file = f"{stem}-best.pth", f"{stem}-last.pth"
-        self._require_best(state)
-        self._resumed = state
-        self.logger.info(f"going on with epoch {self.start_epoch} of {resume_file}")
 
     def _refuse_other_run(self, state, file):
         saved, training = state["config"], state.get("training")
@@ -265,16 +283,22 @@ class SafeCheckpointMixin:
     def _require_best(self, state):
         if self.best_epoch == state["epoch"]:  # killed between the two files
             self._write(state, self.saved_model_file, False)
-        elif self.best_epoch is not None and not processes.first_does(os.path.isfile, self.saved_model_file):
+        elif self.best_epoch is not None:
+            processes.first_does(self._read_best)
+
+    def _read_best(self):
+        if not os.path.isfile(self.saved_model_file):
             raise UsageError(f"'{self.saved_model_file}' is gone, without which the run cannot go on")
+        load_checkpoint(self.saved_model_file)  # a damaged one would be noticed only at the end
 
     def _meet_data(self, train_data, valid_data):
         """Learn what a checkpoint says about the data, and after a resumption check it and go back in random time."""
         dataset = train_data._dataset
         self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
         self.item_counts = training_item_counts(dataset)
-        self.data = data_fingerprint(dataset)
-        self._generators = [loader.generator for loader in (train_data, valid_data) if loader]
+        loaders = [loader for loader in (train_data, valid_data) if loader]
+        self.data = processes.gather([data_fingerprint(loader._dataset) for loader in loaders])  # validation is shared out
+        self._generators = [loader.generator for loader in loaders]
         if self._resumed is None:
             return
         state, self._resumed = self._resumed, None

@@ -18,7 +18,7 @@ from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.registry import MODELS
 from recbole_diffusion.schema import read_schema
 from recbole_diffusion.testing import make_config, write_sequences
-from recbole_diffusion.trainer import SilentWriter, trainer_class
+from recbole_diffusion.trainer import no_tensorboard, trainer_class
 
 SIZES = {  # small values of the settings that are numbers
     "hidden_size": [4, 8], "inner_size": [4, 8], "n_heads": [1, 2], "n_layers": [1, 2], "denoiser_layers": [1, 2],
@@ -145,5 +145,5 @@ def run_examples(model, number):
 @pytest.mark.parametrize("number", [8, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
 def test_any_data_and_settings(model, number, monkeypatch):
-    monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", SilentWriter)
+    monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", no_tensorboard)
     run_examples(model, number)

@@ -118,6 +118,8 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--clip_grad_norm=5"], "clip_grad_norm must be of type dict"),
         (["--model=SimDiffRec", "--clip_grad_norm={norm: 5}"], "clip_grad_norm must be such as {max_norm: 5.0}"),
         (["--model=SASRec", "--clip_grad_norm={max_norm: 0}"], "with a positive number, got {'max_norm': 0}"),
+        (["--model=SimDiffRec", "--clip_grad_norm={max_norm: 5, norm_type: abc}"], "norm_type of clip_grad_norm must be a"),
+        (["--model=SimDiffRec", "--clip_grad_norm={max_norm: 5, norm_type: 0}"], "norm_type of clip_grad_norm must be a"),
         (["--model=SimDiffRec", "--amp_type=fp8"], "amp_type must be one of bf16, fp16"),
         (["--model=GRU4Rec", "--compile"], "compile: GRU4Rec has no feed-forward layers to compile"),
         (["--model=SimDiffRec", "--hidden_size=9"], "hidden_size 9 is not a multiple of n_heads 2"),
@@ -165,7 +167,7 @@ def test_a_missing_wandb_is_named(folder, capsys, monkeypatch):
 def test_no_log_can_be_written(folder, capsys):
     with open("log", "w"):
         pass
-    assert "RecBole's log: nothing can be written to 'log'" in refused(
+    assert "RecBole's log: nothing can be written to 'log/SimDiffRec'" in refused(
         capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}"
     )
 

@@ -135,7 +135,7 @@ def test_more_processes_than_users_are_refused(tmp_path):
     given = settings(folder, **PLAIN, topk=[1], valid_metric="MRR@1")
     _, codes = run_in_copies("SimDiffRec", given, folder, size=3)
     assert codes == [2, 2, 2]
-    assert "valid part has too few users for 3 processes" in Path(folder, "refusal-0.txt").read_text()
+    assert "valid part has too few users for 3 processes" in Path(folder, "UsageError-0.txt").read_text()
 
 
 def test_torchrun_prints_one_table(folder):

@@ -1,6 +1,7 @@
 """Checkpoints of every model load again, with RecBole's functions on top; files from elsewhere are not executed."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,32 @@ def test_a_checkpoint_of_the_gpu_gives_the_same_list_on_the_cpu(folder, model):
     on_cpu = load_data_and_model(f"{folder}/cpu.pth")
     lists = [full_sort_topk([1, 2], loaded[1], loaded[5], 3, loaded[0]["device"])[1].cpu() for loaded in (on_gpu, on_cpu)]
     assert torch.equal(*lists)
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 9, b"{}", b"\x00" * 64, b"PK\x03\x04 and more"])
+def test_nobody_is_told_to_trust_garbage(tmp_path, content):
+    path = tmp_path / "some.pth"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is not a checkpoint of .* it is damaged, or no file of PyTorch"):
+        load_checkpoint(path)
+
+
+def test_loading_writes_nothing_and_takes_paths(folder, monkeypatch):
+    path = trained(folder, "SimDiffRec")["checkpoint"]
+    os.mkdir("elsewhere")
+    monkeypatch.chdir("elsewhere")
+    load_data_and_model(path, data_path=Path(folder))
+    assert os.listdir(".") == []
+
+
+@pytest.mark.parametrize("change", [{"data_path": None}, {"train_neg_sample_args": None}])
+def test_damaged_settings_are_refused(folder, change):
+    path = trained(folder, "SimDiffRec")["checkpoint"]
+    state = load_checkpoint(path)
+    state["config"].update(change)
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="has damaged settings: "):
+        load_data_and_model(path)
 
 
 def test_recboles_own_checkpoint_needs_trust(folder):

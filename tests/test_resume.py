@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,17 @@ def last_file(result):
     return Path(result["checkpoint"].replace("-best", "-last"))
 
 
+def flip_a_byte(path):
+    """Of the largest tensor, which PyTorch would read as if nothing had happened."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        content = archive.read(largest)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content) + len(content) // 2] ^= 1
+    path.write_bytes(whole)
+    torch.load(path, weights_only=True)
+
+
 def change_checkpoint(path, change):
     state = torch.load(path)
     change(state)
@@ -272,6 +284,11 @@ def change_checkpoint(path, change):
         (lambda path: change_checkpoint(path, lambda s: s["item_tokens"].pop()), "other items (11) than dataset 'cycle'"),
         (lambda path: change_checkpoint(path, lambda s: s["item_tokens"].reverse()), "on other items than"),
         (lambda path: Path(str(path).replace("last", "best")).unlink(), "-best.pth' is gone"),
+        (lambda path: Path(str(path).replace("last", "best")).write_bytes(b"x"), "-best.pth' is not a checkpoint"),
+        (lambda path: flip_a_byte(path), "it is damaged: a part of it is not what was written"),
+        (lambda path: change_checkpoint(path, lambda s: s.pop("optimizer")), "cannot be resumed with these data and set"),
+        (lambda path: change_checkpoint(path, lambda s: s["state_dict"].popitem()), "cannot be resumed with these data"),
+        (lambda path: change_checkpoint(path, lambda s: s.pop("state_dict")), "it has no 'state_dict'"),
     ],
 )
 def test_what_cannot_be_resumed_is_refused_in_one_line(folder, capsys, damage, expected):
@@ -293,6 +310,24 @@ def test_other_interactions_are_refused(folder):
     write_sequences(cycle_sequences(seed=1), folder, "cycle")
     with pytest.raises(UsageError, match="on other (items|interactions) than dataset 'cycle'"):
         train("SimDiffRec", {**given, "resume": True, "epochs": 2})
+
+
+def test_other_validation_interactions_are_refused(folder):
+    given = settings(folder, epochs=1)
+    train("SimDiffRec", given)
+    sequences = cycle_sequences()
+    sequences[-1][-2:] = reversed(sequences[-1][-2:])  # the two targets of one user
+    write_sequences(sequences, folder, "cycle")
+    with pytest.raises(UsageError, match="on other interactions than dataset 'cycle'"):
+        train("SimDiffRec", {**given, "resume": True, "epochs": 2})
+
+
+def test_another_number_of_users_is_refused_by_models_with_user_vectors(folder):
+    given = {**settings(folder, "SASRec", epochs=1), "allow_unknown_keys": True, "embedding_size": 8}
+    train("FPMC", given)
+    write_sequences([*cycle_sequences(), [1, 2, 3, 4, 5]], folder, "cycle")
+    with pytest.raises(UsageError, match="cannot be resumed with these data and settings: size mismatch for"):
+        train("FPMC", {**given, "resume": True, "epochs": 2})
 
 
 def test_a_checkpoint_from_a_run_with_other_settings_is_refused_by_name(folder):

@@ -1,6 +1,7 @@
 """The whole path through the command and through Python: results, checkpoints, protocols."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_diffusion import load_data_and_model, run
+from recbole_diffusion import load_data_and_model, quick_start, run
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.cli import format_result, main, parse_settings
 from recbole_diffusion.errors import UsageError
@@ -201,6 +202,37 @@ def test_help_documents_the_settings_of_a_model(capsys):
     assert main(["--help", "--model=SimDiffRec"]) == 0
     output = capsys.readouterr().out
     assert "k_noise (int)" in output and "compare" in output and "SimDiffRec" in output
+
+
+def test_interrupt_of_the_test_says_how_to_go_on(folder, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quick_start, "evaluate_both_protocols", interrupted)
+    words = ["--model=SimDiffRec", "--dataset=cycle", *(f"--{key}={value}" for key, value in settings(folder).items())]
+    assert main(words) == 130
+    assert "the same command with --resume goes on after" in capsys.readouterr().err
+
+
+def test_a_full_disk_of_tensorboard_or_log_does_not_end_the_training(folder, caplog, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    monkeypatch.setattr(logging.FileHandler, "emit", lambda self, record: self.handleError(record))
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder))
+    assert result["epochs"] == settings(folder)["epochs"]
+    assert caplog.text.count("TensorBoard's files cannot be written any more: No space left on device") == 1
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_devices_are_never_replaced_by_files(folder):
+    os.mkfifo("pipe")
+    with pytest.raises(UsageError, match="'pipe' cannot be written: it is a device or pipe"):
+        run("SimDiffRec", "cycle", config_dict=settings(folder, result_file="pipe"))
+    os.symlink("there.json", "link.json")
+    run("SimDiffRec", "cycle", config_dict=settings(folder, result_file="link.json"))
+    assert os.path.islink("link.json") and json.loads(Path("there.json").read_text())["epochs"]
 
 
 @pytest.mark.parametrize("phase", ["_train_epoch", "_valid_epoch"])
