@@ -47,6 +47,7 @@ NOT_FOR_PLUGIN_MODELS = {
     "transform": "noises and masks by itself",
     "enable_scaler": "scales the loss whenever amp_type is fp16",
 }
+RECBOLE_PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
 
 
 class DiffusionConfig(Config):
@@ -145,6 +146,8 @@ class DiffusionConfig(Config):
                 raise UsageError(f"unknown key '{key}'{did_you_mean(key, known)} (allow_unknown_keys: True accepts it)")
             if value is not None or key in self._required:
                 self._check_value(key, value)
+            if key in RECBOLE_PICKLES and value:
+                raise UsageError(f"{key} would do nothing, data are read from their files in every run: remove it")
             if isinstance(value, (int, float)) and key in self._schema and self._schema[key].type == "str":
                 self.external_config_dict[key] = str(value)
 

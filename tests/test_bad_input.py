@@ -108,6 +108,8 @@ def refused(capsys, *words):
         (["--model=SASRec", "--transform=shuffle"], "transform must be one of mask_itemseq"),
         (["--model=SimDiffRec", "--transform=mask_itemseq"], "transform is for RecBole's models, SimDiffRec noises and masks"),
         (["--model=SimDiffRec", "--enable_scaler"], "enable_scaler is for RecBole's models, SimDiffRec scales the loss"),
+        (["--model=SimDiffRec", "--save_dataset"], "save_dataset would do nothing"),
+        (["--model=SASRec", "--dataloaders_save_path=x"], "dataloaders_save_path would do nothing"),
         (["--model=SimDiffRec", "--worker=-1"], "worker must be at least 0"),
         (["--model=SimDiffRec", "--metrics=[]"], "metrics must name at least one metric"),
         (["--model=SimDiffRec", "--ce_positions=last"], "set train_view: prefix"),
