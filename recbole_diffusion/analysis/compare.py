@@ -13,7 +13,7 @@ from recbole_diffusion.analysis.work import first_line, run_missing
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import make_folder
-from recbole_diffusion.properties import load_yaml, property_names
+from recbole_diffusion.properties import load_yaml, missing_file_message, property_names
 from recbole_diffusion.registry import plugin_models, recbole_models
 
 FIRST_SEED = 2020
@@ -339,15 +339,11 @@ def plan_cell(row, dataset, seed, settings, args):
 
 def check_files(config):
     """Raise UsageError when the files of the data set are not there."""
-    name, known = config["dataset"], property_names("dataset")
+    name, folder = config["dataset"], Path(config["data_path"])
     for part in config["benchmark_filename"] or [None]:
-        path = Path(config["data_path"]) / ".".join(filter(None, [name, part, "inter"]))
-        if not path.is_file():
-            near = did_you_mean(name, known) if name not in known else ""
-            raise UsageError(
-                f"no file '{path}'{near}: set --data_path to the folder that holds {name}/, or build it with "
-                f"'recbole-diffusion prepare {name} --source=RAW_FILE'"
-            )
+        file = ".".join(filter(None, [name, part, "inter"]))
+        if not (folder / file).is_file():
+            raise UsageError(missing_file_message(name, folder.parent, file))
 
 
 def selection_words(args, settings):

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from recbole_diffusion import quick_start
-from recbole_diffusion.analysis.compare import ONE_PROCESS, check_files, expand_config_files, refuse
+from recbole_diffusion.analysis.compare import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
 from recbole_diffusion.analysis.fingerprint import data_hash, settings_hash
 from recbole_diffusion.analysis.tables import PLACES, format_settings, write_text
 from recbole_diffusion.analysis.work import first_line
@@ -57,7 +57,7 @@ def main(args, settings):
         UsageError: for wrong words, before anything is trained, and when no trial ended well.
     """
     optuna = import_optuna()
-    wanted = read_trials(args.trials)
+    wanted = read_count(args.trials, "trials", "how many finished trials")
     settings = expand_config_files(settings)
     refuse(settings, REFUSED, where="tune")
     config = DiffusionConfig(args.model, args.dataset, config_dict=settings)
@@ -90,13 +90,6 @@ def import_optuna():
 
 
 # Input
-
-
-def read_trials(text):
-    """A whole number from 1. Raises UsageError."""
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--trials is how many finished trials, a whole number from 1, got '{text}'")
-    return int(text)
 
 
 def read_space(args, settings):
