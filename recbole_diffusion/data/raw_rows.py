@@ -15,6 +15,7 @@ from recbole_diffusion.data.item_texts import read_amazon_texts, read_movies
 from recbole_diffusion.data.raw_lines import CONTROL, bad_line, fields, read_lines
 from recbole_diffusion.errors import UsageError
 
+
 class _Rows:
     """Collects rows; every name is checked once and kept once."""
 
