@@ -38,7 +38,7 @@ from recbole_diffusion.data.dataset import SequenceDataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import make_folder, write_whole
-from recbole_diffusion.trainer import on_device, trainer_class
+from recbole_diffusion.trainer import restore_model, trainer_class
 
 
 def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, data_cache=None):
@@ -345,11 +345,10 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
         )
     network = build_model(config, loaders[0])
     try:
-        network.load_state_dict(checkpoint["state_dict"])
+        restore_model(network, checkpoint, config["device"])
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UsageError(f"checkpoint '{model_file}' does not fit {config['model']} on these data: {reason}") from None
-    network.load_other_parameter(on_device(checkpoint["other_parameter"] or {}, config["device"]))
     network.eval()
     return (config, network, data, *loaders)
 

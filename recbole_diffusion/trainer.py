@@ -242,8 +242,7 @@ class SafeCheckpointMixin:
 
     def _go_back_to(self, state):
         """Everything of a checkpoint but the random generators."""
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(on_device(state["other_parameter"], self.device))
+        restore_model(self.model, state, self.device)
         self.optimizer.load_state_dict(state["optimizer"])
         training = state["training"]
         for part in ("scheduler", "scaler"):
@@ -382,8 +381,7 @@ class SafeCheckpointMixin:
         if eval_data and load_best_model:
             file = model_file or self.saved_model_file
             checkpoint = processes.first_does(load_checkpoint, file)
-            self.model.load_state_dict(checkpoint["state_dict"])
-            self.model.load_other_parameter(on_device(checkpoint["other_parameter"], self.device))
+            restore_model(self.model, checkpoint, self.device)
             self.logger.info(f"Loading model structure and parameters from {file}")
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
@@ -536,6 +534,12 @@ def compile_layers(model):
 def plain_parameters(model):
     """RecBole's ``other_parameter`` without modules, whose weights are in the state dict anyway."""
     return {key: value for key, value in model.other_parameter().items() if not isinstance(value, nn.Module)}
+
+
+def restore_model(model, checkpoint, device):
+    """Load the weights of a checkpoint and what RecBole's models keep beside them."""
+    model.load_state_dict(checkpoint["state_dict"])
+    model.load_other_parameter(on_device(checkpoint["other_parameter"] or {}, device))
 
 
 def on_device(values, device):

@@ -338,9 +338,8 @@ class SequenceDataset(SequentialDataset):
     def prefix_examples(self):
         """Every prefix of ready-made examples, the whole ones included: ``Interaction``."""
         start, length = self.inter_feat[HISTORY_START], self.inter_feat[self.item_list_length_field]
-        shorter = torch.arange(len(length)).repeat_interleave(length - 1)
-        first = (length - 1).cumsum(0) - (length - 1)
-        place = torch.arange(len(shorter)) - first[shorter] + 1  # 1 .. length - 1, the length of the prefix
+        shorter, place = numbered_in_groups(length - 1)
+        place = place + 1  # 1 .. length - 1, the length of the prefix
         target = start[shorter] + place
         prefixes = self.inter_feat[shorter]
         prefixes.update(Interaction({self.item_list_length_field: place, TARGET: target}))
@@ -356,11 +355,10 @@ class SequenceDataset(SequentialDataset):
         """
         examples = self.longest_examples()
         start, length = examples[HISTORY_START], examples[self.item_list_length_field] + 1
-        first = length.cumsum(0) - length
-        place = torch.arange(int(length.sum())) - first.repeat_interleave(length)
-        cells = (start.repeat_interleave(length) + place).clamp(max=len(self.flat[self.iid_field]) - 1)
+        session, place = numbered_in_groups(length)
+        cells = (start[session] + place).clamp(max=len(self.flat[self.iid_field]) - 1)
         items = self.flat[self.iid_field][cells]
-        items[first + length - 1] = examples[self.iid_field]
+        items[length.cumsum(0) - 1] = examples[self.iid_field]
         return items, length, examples[self.uid_field]
 
     def item_features(self, choice, missing, width):
@@ -413,9 +411,21 @@ class SequenceDataset(SequentialDataset):
         """
         examples = self.inter_feat[index]
         start, end = examples[USER_START], examples[TARGET]
-        rows = torch.repeat_interleave(torch.arange(len(start)), end - start)
-        offsets = torch.arange(len(rows)) - torch.repeat_interleave((end - start).cumsum(0) - (end - start), end - start)
-        return rows, self.flat[self.iid_field][start[rows] + offsets]
+        rows, place = numbered_in_groups(end - start)
+        return rows, self.flat[self.iid_field][start[rows] + place]
+
+
+def numbered_in_groups(sizes):
+    """Members of groups, group by group.
+
+    Args:
+        sizes (torch.LongTensor): [G].
+
+    Returns:
+        tuple: group of each member and its number from 0 within it, both [sum of sizes].
+    """
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return group, torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]
 
 
 def _scan_text(filepath, encoding):
