@@ -22,7 +22,7 @@ from recbole_diffusion.doctor import release
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
-from recbole_diffusion.recommend import Recommender
+from recbole_diffusion.recommend import Recommender, same_file
 
 FORMATS = ("onnx",)
 OLDEST_TORCH = "2.6"  # the first whose exporter writes one file
@@ -233,6 +233,8 @@ def main(args):
     """Run ``recbole-diffusion export``; returns 0."""
     if args.format not in FORMATS:
         raise UsageError(f"format must be {', '.join(FORMATS)}, got '{args.format}'")
+    if same_file(args.checkpoint, args.output):
+        raise UsageError(f"checkpoint and output are the same file, '{args.checkpoint}'")
     recommender = Recommender.load(args.checkpoint, "cpu", args.trust_checkpoint)
     export_onnx(recommender, args.output)
     print(

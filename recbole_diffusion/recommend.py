@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -281,6 +282,21 @@ def read_histories(path):
         raise UsageError(f"'{path}' is not UTF-8 text: {error}") from None
 
 
+def same_file(one, other):
+    """Whether two paths lead to one file, by whatever names and links.
+
+    Args:
+        one, other (str or Path): paths, of which either may lead nowhere.
+
+    Returns:
+        bool
+    """
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # nothing is there
+        return False
+
+
 def _format(path):
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
@@ -345,7 +361,7 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     kinds = {_format(source), _format(target)}
     if not Path(source).is_file():
         raise UsageError(f"input '{source}' does not exist")
-    if Path(source).resolve() == Path(target).resolve():
+    if same_file(source, target):
         raise UsageError(f"input and output are the same file, '{source}'")
     if ".csv" in kinds and any(len(token.split()) != 1 for token in recommender.tokens):
         raise UsageError("items of this checkpoint hold blanks, which separate items in csv files: use .jsonl")

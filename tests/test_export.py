@@ -1,7 +1,9 @@
 """Exported models: the padded form equals the packed model, and ONNX equals the padded form."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,6 +141,12 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
     assert "absent.pth' does not exist" in refused(capsys, "absent.pth", output)
     assert "format must be onnx, got 'pmml'" in refused(capsys, paths["SimDiffRec"], output, "--format=pmml")
     assert "required: --output" in refused(capsys, paths["SimDiffRec"])
+    checkpoint, before = paths["SimDiffRec"], Path(paths["SimDiffRec"]).read_bytes()
+    (tmp_path / "soft.onnx").symlink_to(Path(checkpoint).resolve())
+    os.link(checkpoint, tmp_path / "hard.onnx")
+    for name in (checkpoint, tmp_path / "soft.onnx", tmp_path / "hard.onnx"):
+        assert "checkpoint and output are the same file" in refused(capsys, checkpoint, f"--output={name}")
+    assert Path(checkpoint).read_bytes() == before
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     error = refused(capsys, paths["SimDiffRec"], output)
     assert "export needs the package onnxscript: pip install onnx onnxruntime onnxscript" in error

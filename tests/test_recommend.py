@@ -327,6 +327,8 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "foreign.pth' is not a checkpoint" in refused(capsys, f"{tmp_path}/foreign.pth", *files)
     assert "input 'no.csv' does not exist" in refused(capsys, good, "--input=no.csv", files[1])
     assert "the same file" in refused(capsys, good, files[0], f"--output={tmp_path}/in.csv")
+    os.link(tmp_path / "in.csv", tmp_path / "hard.csv")
+    assert "the same file" in refused(capsys, good, files[0], f"--output={tmp_path}/hard.csv")
     assert "out.txt' must end in .csv or .jsonl" in refused(capsys, good, files[0], "--output=out.txt")
     assert "k 99 is larger than the number of items, 12" in refused(capsys, good, *files, "--k=99")
     assert "invalid int value: 'many'" in refused(capsys, good, *files, "--k=many")
