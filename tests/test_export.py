@@ -1,7 +1,9 @@
 """Exported models: the padded form equals the packed model, and ONNX equals the padded form."""
 
+import ast
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -120,6 +122,22 @@ def test_the_command(tmp_path, capsys):
     ranking = Recommender.load(checkpoint).recommend([history], k=3)[0]
     best = sorted(range(13), key=lambda number: -scores[number])[:3]
     assert [tokens[number] for number in best] == [token for token, _ in ranking]
+
+
+@pytest.mark.parametrize("history", [["i3", "i4", "i5"], [f"i{n % 12 + 1}" for n in range(11)]])
+def test_the_example_of_the_guide_gives_what_the_model_recommends(history, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "onnxruntime" in block)
+    shown = '["i3", "i4", "i5"]'
+    assert example.count(shown) == 1
+    model = recommender("SimDiffRec")
+    export_onnx(model, tmp_path / "model.onnx")  # where the example looks for it
+    capsys.readouterr()
+    exec(example.replace(shown, repr(history)), {})
+    expected = [token for token, _ in model.recommend([history], k=10)[0]]
+    assert ast.literal_eval(capsys.readouterr().out) == expected
 
 
 def refused(capsys, *words):
