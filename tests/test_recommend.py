@@ -13,6 +13,7 @@ from test_diffsbr_contract import write_features
 
 from recbole_diffusion import load_data_and_model, recommend, run
 from recbole_diffusion.cli import dispatch, main
+from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.recommend import Recommender, read_histories, recommend_file
@@ -338,6 +339,26 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "device 'tpu' cannot be used" in refused(capsys, good, *files, "--device=tpu")
     assert "cannot be written" in refused(capsys, good, files[0], f"--output={tmp_path}/in.csv/out.csv", "--k=2")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("meta", "Cannot copy out of meta tensor"),  # which computes shapes and no values
+        ("mps", "MPS"),
+        ("tpu", "PyTorch knows no device of that name"),
+        ("cuda:x", "PyTorch knows no device of that name"),
+        ("hpu", "hpu"),
+    ],
+)
+def test_devices_that_do_not_work_are_refused_in_a_sentence(name, reason):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UsageError) as caught:
+        usable_device(name)
+    message = str(caught.value)
+    assert message.startswith(f"device '{name}' cannot be used: ") and reason in message
+    assert len(message) < 160 and "\n" not in message
 
 
 def test_loading_hides_no_gpu_from_the_process(checkpoint, monkeypatch):
