@@ -18,7 +18,7 @@ from torch import nn
 
 from recbole_diffusion import __version__
 from recbole_diffusion.checkpoint import add_trust_argument
-from recbole_diffusion.doctor import release
+from recbole_diffusion.doctor import below
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
@@ -209,7 +209,7 @@ def export_onnx(recommender, path):
 
 
 def _require_packages():
-    if release(torch.__version__) < release(OLDEST_TORCH):
+    if below(torch.__version__, OLDEST_TORCH):
         raise UsageError(f"export needs PyTorch {OLDEST_TORCH} or later, this is {torch.__version__}")
     for name in ("onnx", "onnxscript"):
         try:
