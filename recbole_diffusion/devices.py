@@ -1,5 +1,7 @@
 """Devices that the user names."""
 
+import re
+
 import torch
 
 from recbole_diffusion.errors import UsageError
@@ -16,12 +18,20 @@ def usable_device(name, shown=None):
         torch.device
 
     Raises:
-        UsageError: when PyTorch does not know it or cannot put anything there.
+        UsageError: when PyTorch does not know it, cannot put anything there or cannot read it again, as on ``meta``.
     """
+    called = shown or f"device '{name}'"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        called = shown or f"device '{name}'"
-        raise UsageError(f"{called} cannot be used: {str(error).splitlines()[0]}") from None
+    except RuntimeError:  # whose message lists all that any build of PyTorch could know
+        raise UsageError(f"{called} cannot be used: PyTorch knows no device of that name") from None
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch without CUDA, without a module of the device
+        raise UsageError(f"{called} cannot be used: {_first_sentence(error)}") from None
     return device
+
+
+def _first_sentence(error):
+    """What PyTorch says before its advice, which can be pages long."""
+    return re.split(r"\.\s|\n", str(error), maxsplit=1)[0].rstrip(".")

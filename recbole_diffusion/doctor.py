@@ -26,6 +26,7 @@ SUPPORTED = {  # the same as in setup.py
     "pyyaml": (),
     "tqdm": (),
 }
+PINNED = {"colorlog": "colorlog==4.7.2", "colorama": "colorama==0.4.4"}  # by RecBole
 REASONS = {"pandas": "RecBole silently leaves missing values in place under pandas 3"}
 # What RecBole imports at start. It also asks for ray, which this package never imports.
 NEEDED_BY_RECBOLE = (
@@ -53,19 +54,25 @@ class Finding:
 
 
 def installed():
-    """Name -> version of every package that matters, None where it is missing."""
+    """Name -> version of every package that matters: None where it is missing, "" where it tells no version."""
     found = {}
     for name in (*SUPPORTED, *NEEDED_BY_RECBOLE, *OPTIONAL):
         try:
-            found[name] = metadata.version(name)
+            found[name] = metadata.version(name) or ""  # None for what an interrupted pip left behind
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
 
 
 def release(version):
-    """``"2.13.0+cpu"`` -> ``(2, 13, 0)``."""
-    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split("."))
+    """``"2.13.0+cpu"`` -> ``(2, 13, 0)``; None for what does not begin with a number, such as ``"unknown"``."""
+    number = re.match(r"\d+(\.\d+)*", version)
+    return number and tuple(int(part) for part in number[0].split("."))
+
+
+def _readable(version):
+    """Whether a package is installed and tells its version."""
+    return version is not None and release(version) is not None
 
 
 def _fits(version, bounds):
@@ -77,12 +84,13 @@ def _fits(version, bounds):
     return all(compare[sign](release(version), release(bound)) for sign, bound in bounds)
 
 
-def _below(version, bound):
-    return version is not None and release(version) < release(bound)
+def below(version, bound):
+    """Whether a version is known and older than another."""
+    return _readable(version) and release(version) < release(bound)
 
 
 def _from(version, bound):
-    return version is not None and release(version) >= release(bound)
+    return _readable(version) and release(version) >= release(bound)
 
 
 def check_versions(found, python=sys.version_info):
@@ -95,34 +103,51 @@ def check_versions(found, python=sys.version_info):
     Returns:
         list[Finding]
     """
-    return [*_unsupported(found, python), *_conflicts(found, python), *_limits_of_recbole(found)]
+    versions = [*_unreadable(found, python), *_unsupported(found, python)]
+    return [*versions, *_conflicts(found, python), *_limits_of_recbole(found)]
+
+
+def _requirement(name, python):
+    """What ``pip install`` is told to get a version that is known to work."""
+    bounds = SUPPORTED.get(name)
+    if bounds is None:
+        return PINNED.get(name, name)
+    no_deps = "--no-deps " if name == "recbole" and python[:2] >= (3, 12) else ""
+    return no_deps + '"' + name + ",".join(sign + bound for sign, bound in bounds) + '"'
+
+
+def _unreadable(found, python):
+    """Packages whose version is no number; the other checks pass them over."""
+    for name, version in found.items():
+        if version is not None and release(version) is None:
+            told = f"its version is '{version}'" if version else "it tells no version"
+            pip = f"pip install --force-reinstall {_requirement(name, python)}"
+            yield Finding(f"the installation of {name} is damaged: {told}", pip)
 
 
 def _unsupported(found, python):
     if python[:2] < (3, 9):
         yield Finding(f"Python {python[0]}.{python[1]} is too old", "use Python 3.9 or later")
     for name, bounds in SUPPORTED.items():
-        wanted = name + ",".join(sign + bound for sign, bound in bounds)
-        pip = f'pip install {"--no-deps " if name == "recbole" and python[:2] >= (3, 12) else ""}"{wanted}"'
+        pip = f"pip install {_requirement(name, python)}"
         if found[name] is None:
             yield Finding(f"{name} is not installed", pip)
-        elif not _fits(found[name], bounds):
+        elif _readable(found[name]) and not _fits(found[name], bounds):
             reason = f": {REASONS[name]}" if name in REASONS else ""
             yield Finding(f"{name} {found[name]} is not supported{reason}", pip)
     missing = [name for name in NEEDED_BY_RECBOLE if found[name] is None]
     if missing:
-        pinned = {"colorlog": "colorlog==4.7.2", "colorama": "colorama==0.4.4"}
-        words = " ".join(pinned.get(name, name) for name in missing)
+        words = " ".join(_requirement(name, python) for name in missing)
         yield Finding(f"RecBole needs {', '.join(missing)}", f"pip install {words}")
 
 
 def _conflicts(found, python):
     torch, vision = found["torch"], found["torchvision"]
-    if _below(torch, "2.3") and _from(found["numpy"], "2"):
+    if below(torch, "2.3") and _from(found["numpy"], "2"):
         yield Finding(f"PyTorch {torch} was built for NumPy 1, NumPy is {found['numpy']}", 'pip install "numpy<2"')
     if python[:2] >= (3, 12) and found["setuptools"] is None:
         yield Finding("thop needs distutils, which Python dropped and setuptools brings back", "pip install setuptools")
-    if torch and vision:
+    if _readable(torch) and _readable(vision):
         matching, (_, _, build) = f"0.{release(torch)[1] + 15}", torch.partition("+")
         index = f" with the --index-url that pytorch.org/get-started names for {build}" if build else ""
         pip = f'pip install --force-reinstall --no-deps "torchvision=={matching}.*"{index}'
@@ -138,7 +163,7 @@ def _conflicts(found, python):
 
 def _limits_of_recbole(found):
     """What fails in RecBole's own functions and not in those of this package."""
-    if _from(found["setuptools"], "81") and _below(found["ray"], "2.7"):
+    if _from(found["setuptools"], "81") and below(found["ray"], "2.7"):
         yield Finding(
             f"recbole.quick_start cannot be imported: ray {found['ray']} asks setuptools {found['setuptools']} for "
             f"pkg_resources (recbole_diffusion.run does not need it)",
@@ -189,7 +214,8 @@ def check_device(found):
         look = "look at nvidia-smi and CUDA_VISIBLE_DEVICES"
         return cpu, [Finding("PyTorch is built for CUDA and sees no GPU", look, serious=False)]
     if shutil.which("nvidia-smi"):
-        pip = f'pip install --force-reinstall "torch=={".".join(map(str, release(found["torch"])))}"'
+        number = ".".join(map(str, release(found["torch"]))) if _readable(found["torch"]) else ""
+        pip = f'pip install --force-reinstall "torch{"==" * bool(number)}{number}"'
         return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, serious=False)]
     return cpu, []
 

@@ -18,11 +18,11 @@ from torch import nn
 
 from recbole_diffusion import __version__
 from recbole_diffusion.checkpoint import add_trust_argument
-from recbole_diffusion.doctor import release
+from recbole_diffusion.doctor import below
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
-from recbole_diffusion.recommend import Recommender
+from recbole_diffusion.recommend import Recommender, same_file
 
 FORMATS = ("onnx",)
 OLDEST_TORCH = "2.6"  # the first whose exporter writes one file
@@ -209,7 +209,7 @@ def export_onnx(recommender, path):
 
 
 def _require_packages():
-    if release(torch.__version__) < release(OLDEST_TORCH):
+    if below(torch.__version__, OLDEST_TORCH):
         raise UsageError(f"export needs PyTorch {OLDEST_TORCH} or later, this is {torch.__version__}")
     for name in ("onnx", "onnxscript"):
         try:
@@ -233,6 +233,8 @@ def main(args):
     """Run ``recbole-diffusion export``; returns 0."""
     if args.format not in FORMATS:
         raise UsageError(f"format must be {', '.join(FORMATS)}, got '{args.format}'")
+    if same_file(args.checkpoint, args.output):
+        raise UsageError(f"checkpoint and output are the same file, '{args.checkpoint}'")
     recommender = Recommender.load(args.checkpoint, "cpu", args.trust_checkpoint)
     export_onnx(recommender, args.output)
     print(

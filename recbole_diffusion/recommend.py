@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import reprlib
+from collections.abc import Mapping
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -130,8 +134,7 @@ class Recommender:
         config = _restored_config(checkpoint, path, sampling)
         config["device"] = chosen or config["device"]
         network = _restored_network(config, checkpoint, path)
-        counts = checkpoint.get("item_counts")
-        return cls(config, network, checkpoint["item_tokens"], None if counts is None else counts.tolist())
+        return cls(config, network, checkpoint["item_tokens"], _restored_counts(checkpoint, path))
 
     def recommend(self, histories, k=10, exclude_seen=False, unknown="drop", batch_size=256):
         """The best next items of some histories.
@@ -139,8 +142,8 @@ class Recommender:
         The scores of a history do not depend on the others, up to rounding in float32.
 
         Args:
-            histories (Sequence[Sequence[str]]): item tokens of each user, oldest first. Only the latest
-                ``MAX_ITEM_LIST_LENGTH`` known ones reach the model.
+            histories (Sequence[Sequence[str]]): item tokens of each user, oldest first; whole numbers are read as
+                text. Only the latest ``MAX_ITEM_LIST_LENGTH`` known ones reach the model.
             k (int): items per history.
             exclude_seen (bool): leave out all items of the history; the list is shorter when too few are left.
             unknown (str): what to do with tokens that the model does not know: ``drop`` or ``error``.
@@ -154,6 +157,9 @@ class Recommender:
                 for an unknown token under ``error``, for an empty history when the checkpoint has no counts.
         """
         self.check_request(k, unknown, batch_size)
+        k, batch_size = int(k), int(batch_size)  # PyTorch does not take all whole numbers of NumPy
+        if not _is_listed(histories):
+            raise UsageError(f"histories must be a list of lists of item tokens, got {_shown(histories)}")
         histories = [self._check_history(row, history) for row, history in enumerate(histories)]
         found = []
         for first in range(0, len(histories), batch_size):
@@ -164,7 +170,7 @@ class Recommender:
     def check_request(self, k, unknown, batch_size):
         """Raise UsageError for a value that :meth:`recommend` cannot use."""
         for name, value in (("k", k), ("batch_size", batch_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name} must be a whole number of at least 1, got {value}")
         if k > len(self._numbers):
             raise UsageError(f"k {k} is larger than the number of items, {len(self._numbers)}")
@@ -173,8 +179,12 @@ class Recommender:
 
     @staticmethod
     def _check_history(row, history):
-        if isinstance(history, (str, bytes)) or not hasattr(history, "__iter__"):
-            raise UsageError(f"history {row} must be a list of item tokens, got '{history}'")
+        if not _is_listed(history):
+            raise UsageError(f"history {row} must be a list of item tokens, got {_shown(history)}")
+        history = list(history)
+        for token in history:
+            if not _is_token(token):
+                raise UsageError(f"history {row}: an item must be text or a whole number, got {_shown(token)}")
         return [str(token) for token in history]
 
     def _recommend_batch(self, histories, first, k, exclude_seen, unknown):
@@ -253,6 +263,16 @@ def _restored_network(config, checkpoint, path):
     return network.to(config["device"])
 
 
+def _restored_counts(checkpoint, path):
+    """How often each item occurs in the training part, None in checkpoints from before these were kept."""
+    counts, n_items = checkpoint.get("item_counts"), len(checkpoint["item_tokens"])
+    if counts is None:
+        return None
+    if not isinstance(counts, torch.Tensor) or counts.shape != (n_items,):
+        raise UsageError(f"'{path}' is damaged: its item_counts are not one number for each of {n_items} items")
+    return counts.tolist()
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
@@ -279,6 +299,21 @@ def read_histories(path):
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"'{path}' is not UTF-8 text: {error}") from None
+
+
+def same_file(one, other):
+    """Whether two paths lead to one file, by whatever names and links.
+
+    Args:
+        one, other (str or Path): paths, of which either may lead nowhere.
+
+    Returns:
+        bool
+    """
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # nothing is there
+        return False
 
 
 def _format(path):
@@ -308,10 +343,12 @@ def _read_csv(path, file):
 
 
 def _read_jsonl(path, file):
-    for line, text in enumerate(file, 1):
+    for line, text in _without_blank_end(path, file):
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except json.JSONDecodeError as error:  # which counts lines within this one
+            raise UsageError(f"'{path}' line {line} is not JSON: {error.msg} (column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number too long, lists in lists in lists
             raise UsageError(f"'{path}' line {line} is not JSON: {error}") from None
         record = value if isinstance(value, dict) else {"items": value}
         items, name = record.get("items"), record.get("id")
@@ -322,8 +359,37 @@ def _read_jsonl(path, file):
         yield line, name, [str(item) for item in items]
 
 
+def _without_blank_end(path, file):
+    """Numbers and texts of the lines up to the last that is not blank; a blank one among them is refused."""
+    blank = None
+    for line, text in enumerate(file, 1):
+        text = text.rstrip("\r\n")
+        if not text.strip():
+            blank = blank or line
+        elif blank:
+            raise UsageError(f"'{path}' line {blank} is not JSON: it is blank")
+        else:
+            yield line, text
+
+
 def _is_token(value):
-    return isinstance(value, (str, int)) and not isinstance(value, bool)
+    return isinstance(value, (str, Integral)) and not isinstance(value, bool)
+
+
+def _is_listed(value):
+    """Whether a value holds others in an order of their own, which text, dicts and sets do not."""
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)):
+        return False
+    try:
+        iter(value)  # arrays without dimensions look iterable and are not
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(value):
+    """A value of any size and kind as a piece of one line."""
+    return one_line(reprlib.repr(value))
 
 
 def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknown="drop", batch_size=256):
@@ -343,9 +409,9 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     """
     recommender.check_request(k, unknown, batch_size)
     kinds = {_format(source), _format(target)}
-    if not Path(source).is_file():
-        raise UsageError(f"input '{source}' does not exist")
-    if Path(source).resolve() == Path(target).resolve():
+    if not os.path.isfile(source):
+        raise UsageError(f"input '{source}' {'is not a file' if os.path.exists(source) else 'does not exist'}")
+    if same_file(source, target):
         raise UsageError(f"input and output are the same file, '{source}'")
     if ".csv" in kinds and any(len(token.split()) != 1 for token in recommender.tokens):
         raise UsageError("items of this checkpoint hold blanks, which separate items in csv files: use .jsonl")

@@ -39,6 +39,11 @@ def test_versions_that_fit():
         ({"setuptools": None}, (3, 12), "thop needs distutils", "pip install setuptools"),
         ({"torchvision": "0.20.1"}, (3, 11), "torchvision 0.20.1 a CUDA build", "torchvision==0.20.*"),
         ({"torch": "2.5.1+cu124", "torchvision": "0.20.1+cpu"}, (3, 11), "is a CUDA build", "names for cu124"),
+        ({"torch": "unknown"}, (3, 11), "torch is damaged: its version is 'unknown'", '--force-reinstall "torch>=2.2'),
+        ({"recbole": "git"}, (3, 12), "recbole is damaged", 'pip install --force-reinstall --no-deps "recbole==1.2.1"'),
+        ({"colorlog": ""}, (3, 11), "it tells no version", "pip install --force-reinstall colorlog==4.7.2"),
+        ({"torchvision": ""}, (3, 11), "torchvision is damaged", "pip install --force-reinstall torchvision"),
+        ({"setuptools": "git"}, (3, 12), "setuptools is damaged", "pip install --force-reinstall setuptools"),
         ({"torchvision": "0.19.0+cpu"}, (3, 11), "built for another PyTorch", "torchvision==0.20.*"),
     ],
 )
@@ -81,6 +86,14 @@ def test_recboles_requirements_are_those_of_its_package():
     assert names - {"ray"} <= {*doctor.NEEDED_BY_RECBOLE, *doctor.SUPPORTED}
 
 
+def test_a_cpu_build_of_an_unknown_version_beside_a_driver_is_noted(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    torch = types.SimpleNamespace(cuda=cuda, version=types.SimpleNamespace(cuda=None), get_num_threads=lambda: 3)
+    monkeypatch.setattr(doctor.importlib, "import_module", lambda name: torch)
+    assert doctor.check_device({**GOOD, "torch": ""})[1][0].repair == 'pip install --force-reinstall "torch"'
+
+
 @pytest.fixture
 def fits(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda: dict(GOOD))
@@ -107,6 +120,17 @@ def test_a_problem_is_1_and_stands_before_the_notes(fits, monkeypatch, capsys):
     assert lines[found[0]].startswith("problem: pandas 3.0.6")
     assert lines[found[0] + 1] == '    pip install "pandas>=1.5,<3"'
     assert all(lines[number].startswith("note: ") for number in found[1:]) and lines[-1] == "1 problem(s)"
+
+
+def test_what_an_interrupted_installation_left_behind_is_a_problem(tmp_path, monkeypatch, capsys):
+    (tmp_path / "thop-0.1.dist-info").mkdir()
+    (tmp_path / "thop-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: thop\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert doctor.installed()["thop"] == ""
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "problem: the installation of thop is damaged: it tells no version\n" in output
+    assert "    pip install --force-reinstall thop\n" in output
 
 
 def test_the_default_folder_is_that_of_the_settings(fits, capsys, tmp_path):

@@ -1,7 +1,11 @@
 """Exported models: the padded form equals the packed model, and ONNX equals the padded form."""
 
+import ast
 import json
+import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +124,22 @@ def test_the_command(tmp_path, capsys):
     assert [tokens[number] for number in best] == [token for token, _ in ranking]
 
 
+@pytest.mark.parametrize("history", [["i3", "i4", "i5"], [f"i{n % 12 + 1}" for n in range(11)]])
+def test_the_example_of_the_guide_gives_what_the_model_recommends(history, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "onnxruntime" in block)
+    shown = '["i3", "i4", "i5"]'
+    assert example.count(shown) == 1
+    model = recommender("SimDiffRec")
+    export_onnx(model, tmp_path / "model.onnx")  # where the example looks for it
+    capsys.readouterr()
+    exec(example.replace(shown, repr(history)), {})
+    expected = [token for token, _ in model.recommend([history], k=10)[0]]
+    assert ast.literal_eval(capsys.readouterr().out) == expected
+
+
 def refused(capsys, *words):
     assert main(["export", *words]) == 2
     error = capsys.readouterr().err
@@ -139,6 +159,12 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
     assert "absent.pth' does not exist" in refused(capsys, "absent.pth", output)
     assert "format must be onnx, got 'pmml'" in refused(capsys, paths["SimDiffRec"], output, "--format=pmml")
     assert "required: --output" in refused(capsys, paths["SimDiffRec"])
+    checkpoint, before = paths["SimDiffRec"], Path(paths["SimDiffRec"]).read_bytes()
+    (tmp_path / "soft.onnx").symlink_to(Path(checkpoint).resolve())
+    os.link(checkpoint, tmp_path / "hard.onnx")
+    for name in (checkpoint, tmp_path / "soft.onnx", tmp_path / "hard.onnx"):
+        assert "checkpoint and output are the same file" in refused(capsys, checkpoint, f"--output={name}")
+    assert Path(checkpoint).read_bytes() == before
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     error = refused(capsys, paths["SimDiffRec"], output)
     assert "export needs the package onnxscript: pip install onnx onnxruntime onnxscript" in error

@@ -7,12 +7,14 @@ import shutil
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_diffsbr_contract import write_features
 
 from recbole_diffusion import load_data_and_model, recommend, run
 from recbole_diffusion.cli import dispatch, main
+from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.recommend import Recommender, read_histories, recommend_file
@@ -197,6 +199,8 @@ def test_sampling_steps_can_be_changed_at_load(checkpoint):
         ({"k": 13}, "k 13 is larger than the number of items, 12"),
         ({"k": 0}, "k must be a whole number of at least 1"),
         ({"k": 2.5}, "k must be a whole number"),
+        ({"k": True}, "k must be a whole number"),
+        ({"k": np.float64(3)}, "k must be a whole number"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"unknown": "keep"}, "unknown must be one of drop, error, got 'keep'"),
     ],
@@ -210,6 +214,29 @@ def test_histories_must_be_lists(recommender):
     for histories in (["i1", "i2"], [7]):
         with pytest.raises(UsageError, match="history 0 must be a list of item tokens"):
             recommender.recommend(histories)
+    for histories in ([["i1"], {"items": ["i1"]}], [[], {"i1", "i2"}], [[], None], [[], np.array("i1")]):
+        with pytest.raises(UsageError, match="history 1 must be a list of item tokens, got ."):
+            recommender.recommend(histories)
+    for histories in (None, 7, "i1", {"a": ["i1"]}, {("i1",)}):
+        with pytest.raises(UsageError, match="histories must be a list of lists of item tokens, got ."):
+            recommender.recommend(histories)
+
+
+@pytest.mark.parametrize(
+    "item", [["i1"], 2.5, None, True, b"i1", ("i1",), np.float32(1), np.zeros((9, 9)), torch.tensor(1)]
+)
+def test_items_must_be_text_or_whole_numbers(recommender, item):
+    with pytest.raises(UsageError, match="history 1: an item must be text or a whole number, got .") as caught:
+        recommender.recommend([["i1"], ["i2", item]])
+    assert "\n" not in str(caught.value)
+
+
+def test_histories_and_numbers_of_numpy_are_fine(recommender):
+    expected = recommender.recommend([["i1", "i2"], ["i2", "i3"]], k=3, batch_size=1)
+    histories = np.array([["i1", "i2"], ["i2", "i3"]])
+    assert recommender.recommend(histories, k=np.int64(3), batch_size=np.int32(1)) == expected
+    assert recommender.recommend((tuple(row) for row in histories), k=3) == recommender.recommend(histories, k=3)
+    assert recommender.recommend([np.array([1, 2])], k=1)[0].unknown == ["1", "2"]
 
 
 @pytest.mark.parametrize("model", ["Caser", "HGN", "TransRec", "FPMC", "SHAN", "FOSSIL", "NPE", "HRM"])
@@ -273,6 +300,8 @@ def test_rows_without_an_id_are_numbered_and_empty_lines_of_one_column_are_histo
     assert [row[1:] for row in read_histories(tmp_path / "a.csv")] == [(1, ["i1", "i2"]), (2, []), (3, []), (4, ["i3"])]
     (tmp_path / "a.jsonl").write_text('["i1", 2]\n[]\n{"items": ["i3"]}')
     assert [row[1:] for row in read_histories(tmp_path / "a.jsonl")] == [(1, ["i1", "2"]), (2, []), (3, ["i3"])]
+    (tmp_path / "a.jsonl").write_bytes(b'["i1"]\r\n["i2"]\r\n\r\n \n')
+    assert list(read_histories(tmp_path / "a.jsonl")) == [(1, 1, ["i1"]), (2, 2, ["i2"])]
     (tmp_path / "bom.csv").write_text("\ufeffitems\r\ni1\r\n", encoding="utf-8")
     assert list(read_histories(tmp_path / "bom.csv")) == [(2, 1, ["i1"])]
 
@@ -288,8 +317,9 @@ def test_rows_without_an_id_are_numbered_and_empty_lines_of_one_column_are_histo
         ("a.csv", 'id,items\na,"i1\nb,i2\n', "unexpected end of data"),
         ("a.csv", "id,items\na,\xff\n".encode("latin-1"), "is not UTF-8 text"),
         ("a.csv", "id,items\na,i1\nb,nobody\n", "line 3: unknown item 'nobody' (--unknown=drop"),
-        ("a.jsonl", '["i1"]\n["i1"\n', "line 2 is not JSON"),
-        ("a.jsonl", '["i1"]\n\n["i2"]\n', "line 2 is not JSON"),
+        ("a.jsonl", '["i1"]\n["i1"\n', "line 2 is not JSON: Expecting ',' delimiter (column 6)"),
+        ("a.jsonl", '["i1"]\n["i1", "i\n', "line 2 is not JSON: Unterminated string starting at (column 8)"),
+        ("a.jsonl", '["i1"]\n\n["i2"]\n', "line 2 is not JSON: it is blank"),
         ("a.jsonl", "[" * 100000, "line 1 is not JSON"),
         ("a.jsonl", '["i1"]\n{"item": ["i1"]}\n', "line 2: needs a list of item tokens"),
         ("a.jsonl", '{"items": "i1 i2"}\n', "line 1: needs a list of item tokens"),
@@ -325,8 +355,15 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "absent.pth' does not exist" in refused(capsys, "absent.pth", *files)
     assert "text.pth' is not a checkpoint" in refused(capsys, f"{tmp_path}/text.pth", *files)
     assert "foreign.pth' is not a checkpoint" in refused(capsys, f"{tmp_path}/foreign.pth", *files)
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv' is not a file" in refused(capsys, good, f"--input={tmp_path}/folder.csv", files[1])
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.csv")
+        assert "pipe.csv' is not a file" in refused(capsys, good, f"--input={tmp_path}/pipe.csv", files[1])
     assert "input 'no.csv' does not exist" in refused(capsys, good, "--input=no.csv", files[1])
     assert "the same file" in refused(capsys, good, files[0], f"--output={tmp_path}/in.csv")
+    os.link(tmp_path / "in.csv", tmp_path / "hard.csv")
+    assert "the same file" in refused(capsys, good, files[0], f"--output={tmp_path}/hard.csv")
     assert "out.txt' must end in .csv or .jsonl" in refused(capsys, good, files[0], "--output=out.txt")
     assert "k 99 is larger than the number of items, 12" in refused(capsys, good, *files, "--k=99")
     assert "invalid int value: 'many'" in refused(capsys, good, *files, "--k=many")
@@ -336,6 +373,26 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "device 'tpu' cannot be used" in refused(capsys, good, *files, "--device=tpu")
     assert "cannot be written" in refused(capsys, good, files[0], f"--output={tmp_path}/in.csv/out.csv", "--k=2")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("meta", "Cannot copy out of meta tensor"),  # which computes shapes and no values
+        ("mps", "MPS"),
+        ("tpu", "PyTorch knows no device of that name"),
+        ("cuda:x", "PyTorch knows no device of that name"),
+        ("hpu", "hpu"),
+    ],
+)
+def test_devices_that_do_not_work_are_refused_in_a_sentence(name, reason):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UsageError) as caught:
+        usable_device(name)
+    message = str(caught.value)
+    assert message.startswith(f"device '{name}' cannot be used: ") and reason in message
+    assert len(message) < 160 and "\n" not in message
 
 
 def test_loading_hides_no_gpu_from_the_process(checkpoint, monkeypatch):
@@ -351,6 +408,9 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, tmp_path):
         "no weights": {"state_dict": None},
         "other items": {"item_tokens": good["item_tokens"][:-1]},
         "no items": {"item_tokens": None},
+        "counts that are none": {"item_counts": good["item_counts"].tolist()},
+        "counts of other items": {"item_counts": good["item_counts"][:-1]},
+        "counts of something else": {"item_counts": good["item_counts"][None]},
         "no settings": {"config": None},
         "half the settings": {"config": {"model": "SimDiffRec"}},
         "no such model": {"config": {**good["config"], "model": "Nothing"}},
