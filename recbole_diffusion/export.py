@@ -20,9 +20,9 @@ from recbole_diffusion import __version__
 from recbole_diffusion.checkpoint import add_trust_argument
 from recbole_diffusion.doctor import below
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.files import written_whole
+from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
-from recbole_diffusion.recommend import Recommender, same_file
+from recbole_diffusion.recommend import Recommender
 
 FORMATS = ("onnx",)
 OLDEST_TORCH = "2.6"  # the first whose exporter writes one file

@@ -112,6 +112,21 @@ def write_whole(path, content):
         file.write(content)
 
 
+def same_file(one, other):
+    """Whether two paths lead to one file, by whatever names and links.
+
+    Args:
+        one, other (str or Path): paths, of which either may lead nowhere.
+
+    Returns:
+        bool
+    """
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # nothing is there
+        return False
+
+
 def make_folder(folder, what):
     """Make a folder and see that files can be made in it, before hours are spent on what shall be written there.
 

@@ -18,7 +18,7 @@ from recbole_diffusion.checkpoint import add_trust_argument, load_checkpoint
 from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError, one_line
-from recbole_diffusion.files import written_whole
+from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.quick_start import reusable_settings
 from recbole_diffusion.registry import TRIMMABLE
 
@@ -299,21 +299,6 @@ def read_histories(path):
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"'{path}' is not UTF-8 text: {error}") from None
-
-
-def same_file(one, other):
-    """Whether two paths lead to one file, by whatever names and links.
-
-    Args:
-        one, other (str or Path): paths, of which either may lead nowhere.
-
-    Returns:
-        bool
-    """
-    try:
-        return os.path.samefile(one, other)
-    except OSError:  # nothing is there
-        return False
 
 
 def _format(path):
