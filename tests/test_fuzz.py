@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fuzzing import generator, guarded, mutate, outcome, works
 from pandas._libs.parsers import STR_NA_VALUES
 
-from fuzzing import generator, guarded, mutate, outcome, works
 from recbole_diffusion.properties import YamlLoader
 
 ROOT = Path(__file__).parents[1]

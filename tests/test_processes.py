@@ -17,8 +17,8 @@ from recbole_diffusion import processes, run
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.cli import main
 from recbole_diffusion.config import DiffusionConfig
-from recbole_diffusion.errors import UsageError
 from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_model, create_dataset, free_port, run_in_group, split_group
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_diffsbr_contract import write_features
 
-from recbole_diffusion import load_data_and_model, recommend, run
+from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.cli import dispatch, main
 from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError

@@ -13,8 +13,8 @@ from test_diffsbr_contract import write_features
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.checkpoint import load_checkpoint
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
+from recbole_diffusion.recommend import Recommender
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.trainer import trainer_class
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from recbole_diffusion import load_data_and_model, quick_start, run
-from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.checkpoint import save_atomically
 from recbole_diffusion.cli import format_result, main, parse_settings
+from recbole_diffusion.config import DiffusionConfig
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import build_loaders, create_dataset
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
-from recbole_diffusion.checkpoint import save_atomically
 from recbole_diffusion.trainer import DiffusionTrainer, trainer_class
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "k_noise": 3, "k_sample": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 10}

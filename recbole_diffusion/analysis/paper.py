@@ -7,7 +7,6 @@ from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.properties import load_yaml, property_file, property_names
 
 
-
 @dataclass(frozen=True)
 class Preset:
     """One published table or sweep.

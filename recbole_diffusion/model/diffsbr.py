@@ -37,7 +37,6 @@ from recbole_diffusion.model.base import (
 )
 from recbole_diffusion.processes import rows_of_all
 
-
 BANK_ROWS = 8192  # sessions that are encoded at a time
 
 

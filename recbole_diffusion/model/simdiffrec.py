@@ -254,10 +254,10 @@ class SimDiffRec(DiffusionSequentialRecommender):
         """Restore in ``reverse_steps`` deterministic jumps from ``confidence_t`` on. Vectors [N, d], confidence [N]."""
         if self.config["confidence_t"] == "T":
             t = torch.full_like(t, self.process.steps - 1)
-        jumps = self.config["reverse_steps"]
+        restored, jumps = clean, self.config["reverse_steps"]
         for left in range(jumps, 0, -1):
             now = t * left // jumps
-            state = self.process.add_noise(clean if left == jumps else restored, noise, now)
+            state = self.process.add_noise(restored, noise, now)
             restored = self._denoise(state, now, layout)
         _, logsumexp, maximum = linear_cross_entropy(restored, self.item_embedding.weight[1:], items - 1)
         return restored, (maximum - logsumexp).exp()
