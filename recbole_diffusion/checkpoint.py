@@ -65,8 +65,8 @@ def load_checkpoint(path, trust=False):
             raise ValueError("it is damaged: a part of it is not what was written")
         checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types for damaged and foreign files
-        size = f"{os.path.getsize(path):,} bytes"
-        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion ({size}): {_reason(path, error)}") from None
+        size, reason = f"{os.path.getsize(path):,} bytes", _reason(path, error)
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion ({size}): {reason}") from None
     if trust and isinstance(checkpoint, dict) and hasattr(checkpoint.get("config"), "final_config_dict"):
         checkpoint = _from_recbole(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("config"), dict):

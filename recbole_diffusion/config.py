@@ -240,7 +240,7 @@ class DiffusionConfig(Config):
         if clip is not None and not (set(clip) <= {"max_norm", "norm_type"} and _is_positive(clip.get("max_norm"))):
             raise UsageError(f"clip_grad_norm must be such as {{max_norm: 5.0}} with a positive number, got {clip}")
         if clip is not None and not _is_positive(clip.get("norm_type", 2.0)):
-            raise UsageError(f"norm_type of clip_grad_norm must be a positive number such as 2.0, got {clip['norm_type']}")
+            raise UsageError(f"norm_type of clip_grad_norm must be a positive number, got {clip['norm_type']}")
         fp16_on_cpu = self["enable_amp"] and self["amp_type"] == "fp16" and self["device"].type == "cpu"
         if fp16_on_cpu and not hasattr(torch.amp, "GradScaler"):
             raise UsageError("amp_type: fp16 on a CPU needs PyTorch 2.3 or later: use bf16")

@@ -18,7 +18,8 @@ _CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 def replacing(path, binary=False, temporary=None, **how):
     """Open a file for writing beside its target; when the block ends without an error, it takes the target's place.
 
-    Links are followed. The bytes are on disk before the file is renamed, so that a crash leaves the old file or the new one.
+    Links are followed. The bytes are on disk before the file is renamed, so that a crash leaves the old file or the
+    new one.
 
     Args:
         path (str or Path): the file to write, in a folder that exists.

@@ -246,10 +246,10 @@ def run_in_group(local_rank, group_offset, environment, folder, arguments):
     """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
     environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
     os.environ.update({key: str(value) for key, value in environment.items()})
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its end is sent so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which the parent's end is told; a shell's job ignores it
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
-    torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader shall start its workers as in a run by itself
+    torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers start as in a run by itself
     try:
         write_json(run(*arguments), Path(folder, f"result-{local_rank}.json"))
     except (UsageError, KeyboardInterrupt) as error:
@@ -401,7 +401,7 @@ def build_model(config, train_data):
         reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
     if processes.world_size() > 1 and any(isinstance(part, _BatchNorm) for part in network.modules()):
-        raise UsageError(f"{config['model']} normalises over batches, of which processes see parts: train it in one process")
+        raise UsageError(f"{config['model']} normalises over batches, of which processes see parts: leave out --nproc")
     if not processes.is_first():  # the same weights, but other noise
         init_seed(config["seed"] + processes.rank(), config["reproducibility"])
     return network

@@ -296,7 +296,7 @@ class SafeCheckpointMixin:
         self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
         self.item_counts = training_item_counts(dataset)
         loaders = [loader for loader in (train_data, valid_data) if loader]
-        self.data = processes.gather([data_fingerprint(loader._dataset) for loader in loaders])  # validation is shared out
+        self.data = processes.gather([data_fingerprint(loader._dataset) for loader in loaders])  # each has own users
         self._generators = [loader.generator for loader in loaders]
         if self._resumed is None:
             return
@@ -309,7 +309,7 @@ class SafeCheckpointMixin:
             )
         random = state["training"]["random"][processes.rank()]
         if (random["cuda"] is None) != (self.device.type != "cuda"):
-            self.logger.warning(f"the run began on another kind of device than {self.device}: its noise goes on differently")
+            self.logger.warning(f"the run began on another kind of device than {self.device}: other noise from here on")
         restore_random_state(random, self._generators, self.device)
 
     # Training

@@ -109,7 +109,7 @@ def format_mean(values):
 
 
 def recbole_name(metric):
-    """A paper's ``HR@10`` or ``P@10`` as RecBole's ``hit@10``: what is printed as precision of one target is a hit rate."""
+    """A paper's ``HR@10`` or ``P@10`` as RecBole's ``hit@10``: precision of one target is printed as a hit rate."""
     name, _, k = metric.lower().partition("@")
     return f"{'hit' if name in ('hr', 'p') else name}@{k}"
 

@@ -287,8 +287,8 @@ class SequenceDataset(SequentialDataset):
             other = np.flatnonzero([len(row) != length for row, length in zip(rows, lengths)])
             if len(other):
                 raise UsageError(
-                    f"dataset '{self.dataset_name}': example {other[0] + 1} has {len(rows[other[0]])} values of '{field}' "
-                    f"for {lengths[other[0]]} items"
+                    f"dataset '{self.dataset_name}': example {other[0] + 1} has {len(rows[other[0]])} values of "
+                    f"'{field}' for {lengths[other[0]]} items"
                 )
             self.flat[field] = torch.as_tensor(np.concatenate(rows))
         self.inter_feat.update(self._index_columns(ends - kept, kept, ends - lengths, ends))
