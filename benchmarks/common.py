@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 
 def parse(description, **defaults):
@@ -41,9 +41,12 @@ def processor():
 def prepare(model, dataset, args, **settings):
     """``(config, loaders, network, optimizer)`` ready to train."""
     import torch
+    from recbole.utils import init_seed
 
-    from recbole_diffusion.config import DiffusionConfig
-    from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, init_seed
+    from recbole_diffusion.data.build import create_dataset
+    from recbole_diffusion.data.loaders import build_loaders
+    from recbole_diffusion.settings.config import DiffusionConfig
+    from recbole_diffusion.training.networks import build_model
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(args.threads)

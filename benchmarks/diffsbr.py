@@ -62,7 +62,7 @@ def alignment(items, hidden=100):
 
 def epoch(batch, args):
     """Seconds of some training steps scaled to an epoch, and of an evaluation."""
-    from recbole_diffusion.trainer import trainer_class
+    from recbole_diffusion.training.trainer import trainer_class
 
     config, loaders, network, optimizer = prepare("DiffSBR", args.dataset, args, train_batch_size=batch)
 

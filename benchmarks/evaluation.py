@@ -9,7 +9,7 @@ def evaluate(collector, args):
     """Seconds of one evaluation."""
     from recbole.evaluator import Collector
 
-    from recbole_diffusion.trainer import trainer_class
+    from recbole_diffusion.training.trainer import trainer_class
 
     config, loaders, network, _ = prepare("SimDiffRec", "beauty", args)
     trainer = trainer_class(config)(config, network)

@@ -28,7 +28,7 @@ def seconds_per_step(model, folder, args):
     """Variant -> seconds of each step after the first two of every variant, and seconds of its first step."""
     import torch
 
-    from recbole_diffusion.trainer import DiffusionTrainer
+    from recbole_diffusion.training.trainer import DiffusionTrainer
 
     args.data_path, common = folder, {"train_batch_size": 256, "checkpoint_dir": folder, "show_progress": False}
     trainers = {}

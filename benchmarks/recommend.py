@@ -27,8 +27,8 @@ def measure(model, steps, args):
     import numpy as np
     import torch
 
-    from recbole_diffusion.config import DiffusionConfig
-    from recbole_diffusion.recommend import Catalogue, Recommender
+    from recbole_diffusion.serving.recommend import Catalogue, Recommender
+    from recbole_diffusion.settings.config import DiffusionConfig
 
     torch.set_num_threads(args.threads)
     settings = {"MAX_ITEM_LIST_LENGTH": 50, "use_gpu": False, **({"sampling_steps": steps} if steps else {})}

@@ -50,7 +50,7 @@ def measure(args, folder):
     """Yield name, HR@10, NDCG@10, share of the first variant's top 10, seconds."""
     import torch
 
-    from recbole_diffusion.checkpoint import load_checkpoint
+    from recbole_diffusion.training.checkpoint import load_checkpoint
 
     torch.set_num_threads(args.threads)
     state, reference = load_checkpoint(args.checkpoint), None

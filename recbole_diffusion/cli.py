@@ -9,19 +9,19 @@ import warnings
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.properties import parse_scalar, properties_dir, property_file, property_names
-from recbole_diffusion.schema import read_schema
+from recbole_diffusion.settings.properties import parse_scalar, properties_dir, property_file, property_names
+from recbole_diffusion.settings.schema import read_schema
 
 # Command -> module, imported only when it is asked for.
 COMMANDS = {
-    "compare": "analysis.compare",
-    "tune": "analysis.tune",
-    "plot": "analysis.plot",
-    "prepare": "data.prepare_command",
-    "check-data": "data.check",
-    "features": "data.extract",
-    "recommend": "recommend",
-    "export": "export",
+    "compare": "experiments.compare",
+    "tune": "experiments.tune",
+    "plot": "reports.plot",
+    "prepare": "prepare.command",
+    "check-data": "prepare.check",
+    "features": "prepare.extract",
+    "recommend": "serving.recommend",
+    "export": "serving.export",
     "doctor": "doctor",
 }
 TAKE_SETTINGS = ("compare", "tune")

@@ -7,7 +7,6 @@ can be imported.
 import importlib
 import os
 import platform
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import one_line
-from recbole_diffusion.properties import data_sets, load_yaml, properties_dir, property_names
+from recbole_diffusion.settings.properties import data_sets, load_yaml, properties_dir, property_names
+from recbole_diffusion.versions import below, fits, from_, readable, release
 
 SUPPORTED = {  # the same as in setup.py
     "recbole": (("==", "1.2.1"),),
@@ -64,35 +64,6 @@ def installed():
     return found
 
 
-def release(version):
-    """``"2.13.0+cpu"`` -> ``(2, 13, 0)``; None for what does not begin with a number, such as ``"unknown"``."""
-    number = re.match(r"\d+(\.\d+)*", version)
-    return number and tuple(int(part) for part in number[0].split("."))
-
-
-def _readable(version):
-    """Whether a package is installed and tells its version."""
-    return version is not None and release(version) is not None
-
-
-def _fits(version, bounds):
-    compare = {
-        "==": lambda a, b: a == b,
-        ">=": lambda a, b: a >= b,
-        "<": lambda a, b: a < b,
-    }
-    return all(compare[sign](release(version), release(bound)) for sign, bound in bounds)
-
-
-def below(version, bound):
-    """Whether a version is known and older than another."""
-    return _readable(version) and release(version) < release(bound)
-
-
-def _from(version, bound):
-    return _readable(version) and release(version) >= release(bound)
-
-
 def check_versions(found, python=sys.version_info):
     """Compare versions with what is known to work.
 
@@ -132,7 +103,7 @@ def _unsupported(found, python):
         pip = f"pip install {_requirement(name, python)}"
         if found[name] is None:
             yield Finding(f"{name} is not installed", pip)
-        elif _readable(found[name]) and not _fits(found[name], bounds):
+        elif readable(found[name]) and not fits(found[name], bounds):
             reason = f": {REASONS[name]}" if name in REASONS else ""
             yield Finding(f"{name} {found[name]} is not supported{reason}", pip)
     missing = [name for name in NEEDED_BY_RECBOLE if found[name] is None]
@@ -143,11 +114,11 @@ def _unsupported(found, python):
 
 def _conflicts(found, python):
     torch, vision = found["torch"], found["torchvision"]
-    if below(torch, "2.3") and _from(found["numpy"], "2"):
+    if below(torch, "2.3") and from_(found["numpy"], "2"):
         yield Finding(f"PyTorch {torch} was built for NumPy 1, NumPy is {found['numpy']}", 'pip install "numpy<2"')
     if python[:2] >= (3, 12) and found["setuptools"] is None:
         yield Finding("thop needs distutils, which Python dropped and setuptools brings back", "pip install setuptools")
-    if _readable(torch) and _readable(vision):
+    if readable(torch) and readable(vision):
         matching, (_, _, build) = f"0.{release(torch)[1] + 15}", torch.partition("+")
         index = f" with the --index-url that pytorch.org/get-started names for {build}" if build else ""
         pip = f'pip install --force-reinstall --no-deps "torchvision=={matching}.*"{index}'
@@ -163,26 +134,26 @@ def _conflicts(found, python):
 
 def _limits_of_recbole(found):
     """What fails in RecBole's own functions and not in those of this package."""
-    if _from(found["setuptools"], "81") and below(found["ray"], "2.7"):
+    if from_(found["setuptools"], "81") and below(found["ray"], "2.7"):
         yield Finding(
             f"recbole.quick_start cannot be imported: ray {found['ray']} asks setuptools {found['setuptools']} for "
             f"pkg_resources (recbole_diffusion.run does not need it)",
             'pip install "setuptools<81"',
             serious=False,
         )
-    if _from(found["numpy"], "2"):
+    if from_(found["numpy"], "2"):
         yield Finding(
             f"RecBole's own Config and run_recbole fail under NumPy {found['numpy']} (recbole_diffusion.run works)",
             'pip install "numpy<2"',
             serious=False,
         )
-    if _from(found["torch"], "2.6"):
+    if from_(found["torch"], "2.6"):
         yield Finding(
             f"RecBole's own load_data_and_model fails under PyTorch {found['torch']}",
             "use recbole_diffusion.load_data_and_model",
             serious=False,
         )
-    if _from(found["hyperopt"], "0.2.6"):
+    if from_(found["hyperopt"], "0.2.6"):
         yield Finding(
             f"RecBole's exhaustive search fails with hyperopt {found['hyperopt']}",
             'pip install "hyperopt==0.2.5"',
@@ -214,7 +185,7 @@ def check_device(found):
         look = "look at nvidia-smi and CUDA_VISIBLE_DEVICES"
         return cpu, [Finding("PyTorch is built for CUDA and sees no GPU", look, serious=False)]
     if shutil.which("nvidia-smi"):
-        number = ".".join(map(str, release(found["torch"]))) if _readable(found["torch"]) else ""
+        number = ".".join(map(str, release(found["torch"]))) if readable(found["torch"]) else ""
         pip = f'pip install --force-reinstall "torch{"==" * bool(number)}{number}"'
         return cpu, [Finding("there is an NVIDIA driver, PyTorch is a CPU build", pip, serious=False)]
     return cpu, []

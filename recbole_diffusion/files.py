@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import errno
+import json
 import os
 import secrets
 import tempfile
@@ -144,3 +145,17 @@ def make_folder(folder, what):
             pass
     except OSError as error:
         raise UsageError(f"{what}: nothing can be written to '{folder}': {error.strerror or error}") from None
+
+
+def write_json(result, path):
+    """Write a result file whole or not at all."""
+    write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def plain(value):
+    """A setting as JSON values: unknown objects become text."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

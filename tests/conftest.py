@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 
-from recbole_diffusion.registry import recbole_models
+from recbole_diffusion.settings.registry import recbole_models
 
 torch.set_num_threads(1)  # the tensors of the tests are too small to share
 

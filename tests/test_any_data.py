@@ -10,16 +10,19 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
-from test_diffsbr_contract import write_features
+from recbole.utils import init_seed
 
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.properties import property_file
-from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset, init_seed
-from recbole_diffusion.recommend import Recommender
-from recbole_diffusion.registry import MODELS
-from recbole_diffusion.schema import read_schema
-from recbole_diffusion.testing import make_config, write_sequences
-from recbole_diffusion.trainer import no_tensorboard, trainer_class
+from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.settings.properties import property_file
+from recbole_diffusion.settings.registry import MODELS
+from recbole_diffusion.settings.schema import read_schema
+from recbole_diffusion.testing import make_config, write_features, write_sequences
+from recbole_diffusion.training.networks import build_model
+from recbole_diffusion.training.tensorboard import no_tensorboard
+from recbole_diffusion.training.trainer import trainer_class
 
 SIZES = {  # small values of the settings that are numbers
     "hidden_size": [4, 8], "inner_size": [4, 8], "n_heads": [1, 2], "n_layers": [1, 2], "denoiser_layers": [1, 2],

@@ -5,10 +5,12 @@ import pickle
 
 import pytest
 
-from recbole_diffusion import config, quick_start, trainer
 from recbole_diffusion.cli import main
-from recbole_diffusion.quick_start import create_dataset
+from recbole_diffusion.data import build
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.settings import config
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
+from recbole_diffusion.training import trainer
 
 GOOD = ["--dataset=cycle", "--MAX_ITEM_LIST_LENGTH=10", "--topk=[5]", "--valid_metric=MRR@5", "--show_progress=False"]
 SMALL = ["--k_noise=3", "--hidden_size=8", "--inner_size=16", "--epochs=1"]
@@ -19,7 +21,7 @@ def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(trainer.SafeCheckpointMixin, "fit", fail)
+    monkeypatch.setattr(trainer.EpochsMixin, "fit", fail)
 
 
 @pytest.fixture
@@ -175,7 +177,7 @@ def test_no_log_can_be_written(folder, capsys):
 
 
 def test_pandas_3_is_refused(folder, capsys, monkeypatch):
-    monkeypatch.setattr(quick_start.pandas, "__version__", "3.0.1")
+    monkeypatch.setattr(build.pandas, "__version__", "3.0.1")
     message = refused(capsys, "--model=SimDiffRec", *GOOD, *SMALL, f"--data_path={folder}")
     assert "pandas 3.0.1 leaves missing values in RecBole's data" in message and "pip install 'pandas<3'" in message
 

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_diffusion import doctor
 from recbole_diffusion.cli import main
-from recbole_diffusion.properties import load_yaml, properties_dir
+from recbole_diffusion.settings.properties import load_yaml, properties_dir
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 GOOD = {name: "1.0" for name in (*doctor.SUPPORTED, *doctor.NEEDED_BY_RECBOLE)}
@@ -69,7 +69,7 @@ def test_notes_about_recboles_own_functions(change, what, repair):
 
 def test_the_supported_versions_are_those_of_setup_py():
     text = (Path(__file__).parents[1] / "setup.py").read_text()
-    required = re.search(r"install_requires=\[(.*?)\]", text, re.S)[1]
+    required = re.search(r"install_requires=\[(.*?)\]", text, re.DOTALL)[1]
     wanted = {name + ",".join(sign + bound for sign, bound in bounds) for name, bounds in doctor.SUPPORTED.items()}
     assert set(re.findall(r'"(.+?)"', required)) == wanted
 

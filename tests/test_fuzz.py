@@ -16,7 +16,7 @@ import yaml
 from fuzzing import generator, guarded, mutate, outcome, works
 from pandas._libs.parsers import STR_NA_VALUES
 
-from recbole_diffusion.properties import YamlLoader
+from recbole_diffusion.settings.properties import YamlLoader
 
 ROOT = Path(__file__).parents[1]
 TOY = (ROOT / "dataset" / "toy" / "toy.inter").read_text()

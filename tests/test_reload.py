@@ -7,16 +7,17 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 from recbole.utils.case_study import full_sort_topk
-from test_diffsbr import SPLIT, TRAIN, write_split
-from test_diffsbr_contract import write_features
+from session_files import SPLIT, TRAIN, write_split
 
 from recbole_diffusion import load_data_and_model, run
-from recbole_diffusion.checkpoint import load_checkpoint
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.quick_start import build_loaders, build_model, create_dataset
-from recbole_diffusion.recommend import Recommender
-from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
-from recbole_diffusion.trainer import trainer_class
+from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.testing import cycle_sequences, make_config, write_features, write_sequences
+from recbole_diffusion.training.checkpoint import load_checkpoint
+from recbole_diffusion.training.networks import build_model
+from recbole_diffusion.training.trainer import trainer_class
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "epochs": 1}
 CHAIN = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4}

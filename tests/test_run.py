@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from recbole_diffusion import load_data_and_model, quick_start, run
-from recbole_diffusion.checkpoint import save_atomically
 from recbole_diffusion.cli import format_result, main, parse_settings
-from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.quick_start import build_loaders, create_dataset
+from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
-from recbole_diffusion.trainer import DiffusionTrainer, trainer_class
+from recbole_diffusion.training.checkpoint import save_atomically
+from recbole_diffusion.training.trainer import DiffusionTrainer, trainer_class
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "k_noise": 3, "k_sample": 2, "epochs": 2, "MAX_ITEM_LIST_LENGTH": 10}
 SMALL.update(topk=[1, 5], valid_metric="MRR@5", show_progress=False)
@@ -174,7 +175,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
 
 
 def test_many_runs_in_one_process_do_not_wrap_the_output_again_and_again(folder, monkeypatch):
-    from recbole_diffusion.quick_start import start_logging
+    from recbole_diffusion.training.logs import start_logging
 
     streams = sys.stdout, sys.stderr
     for _ in range(2):

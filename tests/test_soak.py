@@ -6,10 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_diffsbr_contract import write_features
 
 from recbole_diffusion import run
-from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
+from recbole_diffusion.testing import cycle_sequences, make_config, write_features, write_sequences
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "epochs": 1}
 CHAIN = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "train_batch_size": 128}

@@ -8,22 +8,21 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction, cat_interactions
-from recbole.utils import FeatureSource, FeatureType
+from recbole.utils import FeatureType
 
-from recbole_diffusion.data.check import find_first_bad_number
+from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.properties import property_names
+from recbole_diffusion.settings.properties import property_names
 
 # Columns of an example besides RecBole's: flat index where its history starts, where its user starts, and of the target.
 HISTORY_START, USER_START, TARGET = "_history_start", "_user_start", "_target"
 
 
-class SequenceDataset(SequentialDataset):
+class SequenceDataset(AtomicReader, SequentialDataset):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it
@@ -73,103 +72,6 @@ class SequenceDataset(SequentialDataset):
                     f"{files[part]} row {row - int(ends[part] - self.file_size_list[part]) + 1}: no value in column "
                     f"'{field}' ({int(missing.sum())} such rows): every example needs one"
                 )
-
-    def _load_feat(self, filepath, source):
-        """RecBole's loader with checks, and with pandas' C reader: a fifth of the time and of the memory."""
-        load_col, unload_col = self._get_load_and_unload_col(source)
-        if load_col == set():
-            return None
-        separator, encoding = self.config["field_separator"], self.config["encoding"]
-        has_quotes = _scan_text(filepath, encoding)
-        names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
-        dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
-        try:  # all columns, wanted or not: otherwise pandas says nothing of rows of the wrong width
-            frame = pd.read_csv(filepath, sep=separator, dtype=dtypes, encoding=encoding)
-        except pd.errors.ParserError as error:
-            reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
-            raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{filepath} is not {encoding or 'utf-8'} text: {error} (set --encoding)") from None
-        except ValueError as error:
-            self._blame_number(filepath, names, separator, encoding)
-            raise UsageError(f"{filepath}: {error}") from None
-        if frame.empty:
-            raise UsageError(f"{filepath} holds a header but no rows")
-        if has_quotes:
-            _refuse_swallowed_lines(frame, filepath)
-        if not isinstance(frame.index, pd.RangeIndex):
-            raise UsageError(f"{filepath} line 2 has more columns than the header")
-        _refuse_short_rows(frame, filepath, separator, encoding)
-        frame = frame[list(dtypes)]  # in the order of the file, as names is
-        frame.columns = list(names)
-        if source in (FeatureSource.ITEM, FeatureSource.USER):
-            _refuse_repeated_ids(frame, self.iid_field if source == FeatureSource.ITEM else self.uid_field, filepath)
-        for name, ftype in names.items():
-            if ftype.value.endswith("seq"):
-                self._split_sequences(frame, name, ftype)
-        if self.time_field in names and not np.isfinite(frame[self.time_field]).all():
-            line = int(np.isfinite(frame[self.time_field]).argmin()) + 2
-            raise UsageError(f"{filepath} line {line}: no number in time field '{self.time_field}'")
-        return frame
-
-    def _read_header(self, filepath, source, separator, encoding, load_col, unload_col):
-        """Name -> FeatureType of the columns to load, which are also registered with the data set."""
-        with open(filepath, encoding=encoding, errors="replace") as file:
-            header = file.readline().rstrip("\r\n").lstrip("\ufeff")
-        if not header:
-            raise UsageError(f"{filepath} is empty: it needs a header such as user_id:token<TAB>item_id:token")
-        kinds = {kind.value: kind for kind in FeatureType}
-        columns = {}
-        for cell in header.split(separator):
-            name, _, kind = cell.partition(":")
-            if not name or kind not in kinds:
-                raise UsageError(
-                    f"{filepath}: header cell '{cell[:60]}' is not field:type with type in {', '.join(kinds)} "
-                    f"(separator {separator!r})"
-                )
-            columns[name] = kinds[kind]
-        absent = [name for name in load_col or () if name not in columns]
-        if absent:
-            raise UsageError(self._absent_column(filepath, absent[0], columns))
-        if columns.get(self.time_field, FeatureType.FLOAT) != FeatureType.FLOAT:
-            raise UsageError(
-                f"{filepath}: time field '{self.time_field}' is a {columns[self.time_field].value}, which has no order: "
-                f"write {self.time_field}:float with numbers"
-            )
-        wanted = {n: t for n, t in columns.items() if (not load_col or n in load_col) and n not in (unload_col or ())}
-        for name, kind in wanted.items():
-            self.field2source[name], self.field2type[name] = source, kind
-            if not kind.value.endswith("seq"):
-                self.field2seqlen[name] = 1
-            if "float" in kind.value:
-                self.field2bucketnum[name] = 2
-        return wanted
-
-    def _absent_column(self, filepath, name, columns):
-        if name == self.time_field:
-            return (
-                f"{filepath} has no time field '{name}', which orders the sequences: set --TIME_FIELD to one of its "
-                f"columns ({', '.join(columns)})"
-            )
-        return f"{filepath} has no column '{name}'{did_you_mean(name, columns)}, it has {', '.join(columns)}"
-
-    @staticmethod
-    def _blame_number(filepath, names, separator, encoding):
-        with open(filepath, encoding=encoding, errors="replace") as file:
-            header = [cell.partition(":")[0] for cell in file.readline().strip("\r\n\ufeff").split(separator)]
-        for name, kind in names.items():
-            if kind == FeatureType.FLOAT:
-                bad = find_first_bad_number(filepath, header.index(name), separator, encoding=encoding)
-                if bad:
-                    raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
-
-    def _split_sequences(self, frame, name, kind):
-        convert = str if kind == FeatureType.TOKEN_SEQ else float
-        separator = self.config["seq_separator"]
-        limit = (self.config["seq_len"] or {}).get(name)
-        rows = [[convert(w) for w in text.split(separator) if w][:limit] for text in frame[name].fillna("")]
-        frame[name] = pd.Series([np.array(row) for row in rows], index=frame.index, dtype=object)
-        self.field2seqlen[name] = max(map(len, rows))
 
     # Processing
 
@@ -426,50 +328,6 @@ def numbered_in_groups(sizes):
     """
     group = torch.arange(len(sizes)).repeat_interleave(sizes)
     return group, torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]
-
-
-def _scan_text(filepath, encoding):
-    """Whether a file holds quote marks. Raises UsageError for a zero byte, at which pandas silently ends a value."""
-    line, has_quotes = 1, False
-    with open(filepath, encoding=encoding, errors="replace", newline="") as file:
-        while text := file.read(2**20):
-            if "\0" in text:
-                line += text.count("\n", 0, text.index("\0"))
-                raise UsageError(f"{filepath} line {line} holds a zero byte: the file is damaged, or set --encoding")
-            line += text.count("\n")
-            has_quotes = has_quotes or '"' in text
-    return has_quotes
-
-
-def _refuse_swallowed_lines(frame, filepath):
-    """Between two quote marks pandas takes whole lines for one value. Raises UsageError."""
-    for name in frame.select_dtypes(object):
-        broken = frame[name].str.contains("\n", regex=False, na=False)
-        if broken.any():
-            line = int(broken.to_numpy().argmax()) + 2
-            raise UsageError(f"{filepath} line {line}: a quote mark opens a value of several lines: remove it")
-
-
-def _refuse_short_rows(frame, filepath, separator, encoding):
-    """Pandas fills rows that end early, as in a file that was cut off, with missing values. Raises UsageError."""
-    if not frame.iloc[:, -1].isna().any():
-        return
-    with open(filepath, encoding=encoding, errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            width = line.count(separator) + 1
-            if line.strip("\r\n") and width < frame.shape[1]:
-                raise UsageError(
-                    f"{filepath} line {number} has {width} of {frame.shape[1]} columns: the file may have been cut off"
-                )
-
-
-def _refuse_repeated_ids(frame, field, filepath):
-    """RecBole joins item and user files to its ids, so that a second row would move all later ones. Raises UsageError."""
-    if field not in frame:
-        return
-    repeated = frame[field].duplicated() & frame[field].notna()
-    if repeated.any():
-        raise UsageError(f"{filepath} has several rows for {field} '{frame[field][repeated].iloc[0]}': leave one")
 
 
 def training_item_counts(dataset):

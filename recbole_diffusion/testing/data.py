@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_diffusion.config import DiffusionConfig
+from recbole_diffusion.data.features import save_item_features
+from recbole_diffusion.settings.config import DiffusionConfig
 
 
 def cycle_sequences(n_users=40, n_items=12, min_length=5, max_length=12, seed=0):
@@ -40,6 +41,12 @@ def write_sequences(sequences, folder, name):
     text = "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n"
     (target / f"{name}.inter").write_text(text, encoding="utf-8")
     return str(folder)
+
+
+def write_features(folder, name="cycle", n_items=12, width=16):
+    """Write random item vectors, ``<folder>/<name>/<name>.features.npz``, for the items of :func:`write_sequences`."""
+    vectors = np.random.default_rng(0).normal(size=(n_items, width))
+    save_item_features(f"{folder}/{name}/{name}.features.npz", [f"i{i + 1}" for i in range(n_items)], vectors, {})
 
 
 def make_config(model, folder, name="cycle", **settings):

@@ -1,1 +1,0 @@
-"""Tables and comparisons over finished runs."""

@@ -1,0 +1,323 @@
+"""``recbole-diffusion tune``: search settings with Optuna, on the validation part only."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from recbole_diffusion import quick_start
+from recbole_diffusion.data.cache import DataCache
+from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.experiments.compare import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
+from recbole_diffusion.experiments.fingerprint import data_hash, settings_hash
+from recbole_diffusion.experiments.work import first_line
+from recbole_diffusion.files import make_folder
+from recbole_diffusion.reports.tables import format_settings, write_text
+from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.settings.free import PLACES
+from recbole_diffusion.settings.properties import load_yaml, property_file, property_names
+
+MOST_FAILURES = 3  # in a row before the search ends
+RANGE_KEYS = {"low", "high", "log", "step"}
+REFUSED = {
+    **dict.fromkeys(("result_file", "ranks_file"), "what it finds is kept in --out"),
+    **ONE_PROCESS,
+    "resume": "the same command goes on with the study, a trial that was stopped is lost",
+}
+
+
+def add_arguments(parser):
+    """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
+    parser.description = "Search settings on the validation part; the test part is never ranked. Other"
+    parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
+    parser.add_argument("--model", default="", help="name of the model")
+    parser.add_argument("--dataset", default="", help="name of the data set")
+    parser.add_argument("--trials", default="20", help="finished trials that the study shall have (default 20)")
+    parser.add_argument("--space", help="yaml file: key -> list of values, or {low: , high: , log: True, step: }")
+    parser.add_argument("--study", help="name of the study (default MODEL-DATASET)")
+    parser.add_argument("--storage", help="database URL, shared by machines (default sqlite in --out)")
+    parser.add_argument("--search", default="tpe", help="tpe, random or grid (default tpe)")
+    parser.add_argument("--pruner", default="median", help="median, halving or none (default median)")
+    parser.add_argument("--search-seed", default="2020", help="seed of the search (default 2020)")
+    parser.add_argument("--out", default="runs/tune", help="folder for the study and its best settings")
+
+
+def main(args, settings):
+    """Run trials until the study has enough of them, and write the best settings.
+
+    Args:
+        args (argparse.Namespace): see :func:`add_arguments`.
+        settings (dict): settings of all trials, typed.
+
+    Returns:
+        int: 0.
+
+    Raises:
+        UsageError: for wrong words, before anything is trained, and when no trial ended well.
+    """
+    optuna = import_optuna()
+    wanted = read_count(args.trials, "trials", "how many finished trials")
+    settings = expand_config_files(settings)
+    refuse(settings, REFUSED, where="tune")
+    config = DiffusionConfig(args.model, args.dataset, config_dict=settings)
+    check_files(config)
+    if config["eval_step"] <= 0:
+        raise UsageError(f"eval_step is {config['eval_step']}: without validation there is nothing to choose by")
+    space = read_space(args, settings)
+    study = open_study(optuna, args, space, "maximize" if config["valid_metric_bigger"] else "minimize")
+    refuse_other_conditions(study, conditions(config, settings, space))
+
+    def stop_when_done(study, trial):
+        print(describe_trial(study, trial, wanted), flush=True)
+        if count_finished(study) >= wanted or only_failures(study):
+            study.stop()
+
+    if count_finished(study) < wanted:
+        objective = make_objective(optuna, args, settings, space)
+        study.optimize(objective, callbacks=[stop_when_done], catch=(Exception,))
+    return report(study, args, settings, config["valid_metric"])
+
+
+def import_optuna():
+    """The package ``optuna``, quiet. Raises UsageError where it is missing."""
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError("tune needs Optuna: pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+# Input
+
+
+def read_space(args, settings):
+    """The search space, each value checked as a setting of the model.
+
+    Args:
+        args (argparse.Namespace): model, data set, and file or None for ``properties/hyper/<model>.yaml``.
+        settings (dict): settings of all trials; what they fix is not searched.
+
+    Returns:
+        dict: key -> list of values or a dict with ``low`` and ``high``.
+
+    Raises:
+        UsageError: no space, a malformed line, an unknown key, a value out of range.
+    """
+    if not args.space and args.model not in property_names("hyper"):
+        known = ", ".join(property_names("hyper"))
+        raise UsageError(f"no search space for {args.model} (there are: {known}): name a file with --space")
+    source = args.space or property_file("hyper", args.model)
+    space = {key: values for key, values in load_yaml(source).items() if key not in settings}
+    if not space:
+        raise UsageError(f"nothing to search: '{source}' has no key that is not fixed on the command line")
+    for key, values in space.items():
+        for value in ends_of(key, values):
+            try:
+                DiffusionConfig(args.model, args.dataset, config_dict={**settings, key: value})
+            except UsageError as error:
+                raise UsageError(f"search space '{source}', {key}: {error}") from None
+    return space
+
+
+def ends_of(key, values):
+    """The values of a list, or the ends of a range. Raises UsageError for anything else."""
+    if isinstance(values, list) and values:
+        return values
+    if isinstance(values, dict) and {"low", "high"} <= set(values) <= RANGE_KEYS:
+        low, high = values["low"], values["high"]
+        if all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)) and low < high:
+            return [low, high]
+    raise UsageError(f"search space, {key}: must be a list of values or {{low: 0.1, high: 1, log: True}}, got {values}")
+
+
+def open_study(optuna, args, space, direction):
+    """The study of the command, new or going on. Raises UsageError for an unusable storage or word."""
+    samplers = {
+        "tpe": lambda seed: seeded_by_trial(optuna, optuna.samplers.TPESampler, seed),
+        "random": lambda seed: seeded_by_trial(optuna, optuna.samplers.RandomSampler, seed),
+        # All programs of a study must shuffle the grid alike; what was tried is known from the study.
+        "grid": lambda seed: optuna.samplers.GridSampler(grid_of(space), seed=seed),
+    }
+    pruners = {
+        "median": optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2),
+        "halving": optuna.pruners.SuccessiveHalvingPruner(),
+        "none": optuna.pruners.NopPruner(),
+    }
+    sampler, pruner = pick("search", args.search, samplers), pick("pruner", args.pruner, pruners)
+    if not args.search_seed.isdecimal():
+        raise UsageError(f"--search-seed must be a whole number, got '{args.search_seed}'")
+    storage = args.storage
+    if not storage:
+        make_folder(args.out, "out")
+        storage = f"sqlite:///{Path(args.out) / 'tune.db'}"
+    try:
+        return optuna.create_study(
+            study_name=args.study or f"{args.model}-{args.dataset}", storage=storage, load_if_exists=True,
+            sampler=sampler(int(args.search_seed)), pruner=pruner, direction=direction,
+        )  # fmt: skip
+    except Exception as error:  # each database has errors of its own
+        raise UsageError(f"--storage={storage} cannot be used: {first_line(error)}") from None
+
+
+def seeded_by_trial(optuna, kind, seed):
+    """A sampler that starts anew for every trial, from the seed and the number of the trial in its study.
+
+    A sampler that starts once per program draws the same again when a study goes on, or on the next machine that shares
+    it. Numbers of trials are given once by the database, so that no two trials of a study draw alike, and a study that
+    is stopped and goes on draws what it would have drawn at once.
+
+    Args:
+        optuna (module): the package.
+        kind (type): a sampler of Optuna that takes ``seed``.
+        seed (int): of the search.
+
+    Returns:
+        optuna.samplers.BaseSampler: the sampler.
+    """
+
+    class SeededByTrial(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study, trial):
+            self.sampler = kind(seed=int(np.random.SeedSequence([seed, trial.number]).generate_state(1)[0]))
+            return self.sampler.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study, trial, search_space):
+            return self.sampler.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study, trial, param_name, param_distribution):
+            return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    return SeededByTrial()
+
+
+def pick(option, name, known):
+    """A thing by name. Raises UsageError."""
+    if name not in known:
+        hint = did_you_mean(name, known) or f", there are: {', '.join(known)}"
+        raise UsageError(f"unknown --{option} '{name}'{hint}")
+    return known[name]
+
+
+def grid_of(space):
+    """The space for a grid. Raises UsageError where it has a range."""
+    for key, values in space.items():
+        if not isinstance(values, list):
+            raise UsageError(f"--search=grid needs lists of values, {key} is a range")
+    return space
+
+
+# Trials
+
+
+def conditions(config, settings, space):
+    """What must not change within a study: data, fixed settings, space, and the metric that chooses."""
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "metric": config["valid_metric"],
+        "settings": {key: value for key, value in settings.items() if key not in PLACES},
+        "space": space,
+        "content of the data files": data_hash(config),
+        "set of defaults": settings_hash(config),
+    }
+
+
+def refuse_other_conditions(study, wanted):
+    """Raise UsageError when a study that goes on was started under other conditions; note those of a new one."""
+    found = study.user_attrs.get("conditions")
+    if found is None:
+        study.set_user_attr("conditions", wanted)
+    for key, value in wanted.items():
+        if found and found.get(key) != value:
+            raise UsageError(f"study '{study.study_name}' was started with another {key}: give this one a new --study")
+
+
+def make_objective(optuna, args, settings, space):
+    """The function of a trial: train with its settings, report every validation, end early when it is hopeless."""
+    cache = DataCache()
+
+    def objective(trial):
+        chosen = {key: suggest(trial, key, values) for key, values in space.items()}
+
+        def after_validation(epoch, score):
+            trial.report(score, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned()
+
+        config_dict = {"show_progress": False, **settings, **chosen}
+        found = quick_start.validate(
+            args.model, args.dataset, config_dict=config_dict, data_cache=cache, callback=after_validation
+        )
+        trial.set_user_attr("valid", found["best_valid_result"])
+        trial.set_user_attr("epochs", found["epochs"])
+        return found["best_valid_score"]
+
+    return objective
+
+
+def suggest(trial, key, values):
+    """A value of a list, or of a range whose ends tell whether it is whole."""
+    if isinstance(values, list):
+        return trial.suggest_categorical(key, values)
+    whole = all(isinstance(values[end], int) for end in ("low", "high"))
+    options = {name: values[name] for name in ("log", "step") if name in values}
+    return (trial.suggest_int if whole else trial.suggest_float)(key, values["low"], values["high"], **options)
+
+
+def count_finished(study):
+    """Trials that ended with a score or were ended early; failed ones and those of killed programs do not count."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+
+
+def only_failures(study):
+    """Whether the latest trials all failed, so that more would fail as well."""
+    latest = [trial.state.name for trial in study.trials if trial.state.is_finished()][-MOST_FAILURES:]
+    return latest == ["FAIL"] * MOST_FAILURES
+
+
+def describe_trial(study, trial, wanted):
+    """A finished trial as one line."""
+    score = f"{trial.value:.4f}" if trial.value is not None else trial.state.name.lower()
+    return f"trial {trial.number} ({count_finished(study)} of {wanted}): {format_settings(trial.params)}: {score}"
+
+
+# Output
+
+
+def report(study, args, settings, metric):
+    """Write the best settings and all trials, and print where they are.
+
+    Returns:
+        int: 0.
+
+    Raises:
+        UsageError: when no trial ended with a score.
+    """
+    if not any(trial.state.name == "COMPLETE" for trial in study.trials):
+        raise UsageError(f"no trial of study '{study.study_name}' ended with a score: see the errors above")
+    best, folder = study.best_trial, Path(args.out)
+    fixed = {key: value for key, value in settings.items() if key not in PLACES}
+    content = {**fixed, **best.params}
+    head = f"# Best of {count_finished(study)} trials of study {study.study_name}: {args.model} on {args.dataset}\n"
+    head += f"# {metric} {best.value:.5f} on the validation part (trial {best.number}); the test part was not ranked.\n"
+    path = folder / f"{study.study_name}.yaml"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False))
+    write_text(folder / f"{study.study_name}.csv", format_trials(study))
+    print(f"\nbest of {count_finished(study)} trials: {metric} {best.value:.4f} with {format_settings(best.params)}")
+    print(f"all trials: {folder / study.study_name}.csv\nbest settings: {path}; use them with")
+    print(f"  recbole-diffusion --model={args.model} --dataset={args.dataset} --config_files={path}")
+    return 0
+
+
+def format_trials(study):
+    """One line per trial: number, state, score, epochs, settings."""
+    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "score", "epochs", *keys])
+    for trial in study.trials:
+        facts = [trial.number, trial.state.name.lower(), trial.value, trial.user_attrs.get("epochs")]
+        writer.writerow([*facts, *(trial.params.get(key) for key in keys)])
+    return text.getvalue()

@@ -1,0 +1,244 @@
+"""Trained models as ONNX files: histories of item numbers in, scores of all items out.
+
+The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
+padded rows; tests/test_export.py holds both to the same numbers.
+
+SimDiffRec is exported as it recommends. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
+up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
+pass of the approximator.
+"""
+
+import io
+import json
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from recbole_diffusion import __version__
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.files import same_file, written_whole
+from recbole_diffusion.layers.approximator import CrossAttention
+from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.training.checkpoint import add_trust_argument
+from recbole_diffusion.versions import below
+
+FORMATS = ("onnx",)
+OLDEST_TORCH = "2.6"  # the first whose exporter writes one file
+
+
+def attend(layer, query, key, value, visible):
+    """Multi-head attention with the weights of a packed layer.
+
+    Args:
+        layer (MultiHeadAttention): number of heads, scale and output projection.
+        query, key, value (torch.Tensor): [B, L, hidden].
+        visible (torch.Tensor): bool, broadcast over [B, heads, query, key].
+
+    Returns:
+        torch.Tensor: [B, L, hidden].
+    """
+    q, k, v = (x.unflatten(-1, (layer.n_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    scores = ((q * layer.scale) @ k.transpose(-2, -1)).masked_fill(~visible, float("-inf"))
+    return layer.dense((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class PaddedScorer(nn.Module):
+    """Scores of histories on padded rows; subclasses give the vector of a history."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.width = model.max_seq_length
+
+    def forward(self, item_seq, item_seq_len):
+        """Score all items.
+
+        Args:
+            item_seq (torch.LongTensor): [B, L] item numbers, oldest first, zeros on the right; L is
+                ``MAX_ITEM_LIST_LENGTH``.
+            item_seq_len (torch.LongTensor): [B] number of items, at least 1.
+
+        Returns:
+            torch.Tensor: [B, V]; minus infinity for padding, item number 0.
+        """
+        scores = self.encode(item_seq, item_seq_len) @ self.model.item_embedding.weight.t()
+        return torch.cat([torch.full_like(scores[:, :1], float("-inf")), scores[:, 1:]], 1)
+
+    def at(self, x, place):
+        """x: [B, L, hidden]; place: [B] -> [B, hidden]."""
+        return x.gather(1, place[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
+
+
+class PaddedSimDiffRec(PaddedScorer):
+    """The causal encoder of SimDiffRec."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        encoder, place = self.model.recommender, torch.arange(self.width)
+        position = place[None]
+        if encoder.align_end:
+            position = (place + self.width - item_seq_len[:, None]).clamp(max=self.width - 1)
+        x = encoder.LayerNorm(self.model.item_embedding(item_seq) + encoder.position_embedding(position))
+        visible = place[:, None] >= place  # padding stands behind the items, where no item looks
+        for attention, feed_forward in zip(encoder.transformer.attention, encoder.transformer.feed_forward):
+            x = attention.LayerNorm(x + attend(attention, *attention.qkv(x).chunk(3, -1), visible))
+            x = feed_forward(x)
+        return self.at(x, item_seq_len - 1)
+
+
+class Rows(NamedTuple):
+    """Padded histories as the approximator sees them."""
+
+    items: torch.Tensor  # [B, L]
+    visible: torch.Tensor  # [B, L] bool, what queries look at
+    idle: torch.Tensor  # [B, L] bool, queries that look at everything alike
+    from_end: torch.Tensor  # [B, L] or [1, L] place counted so that the last item has the last one
+    last: torch.Tensor  # [B] place of the last item
+
+
+class PaddedDiffuRec(PaddedScorer):
+    """One step of DiffuRec or DiffuRecSys without noise."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        model = self.model
+        rows = self._rows(item_seq, item_seq_len)
+        h = model.item_embedding(rows.items)
+        if model.config["use_position"]:
+            h = h + model.position_embedding(rows.from_end)
+        h = model.embedding_norm(h)
+        guide = (model.config["lambda_mean"] * model.step_embedding()[0]).expand_as(h)
+        blocks = model.approximator.blocks if model.approximator.chained else model.approximator.blocks[-1:]
+        if blocks[0].cross_attention is None:
+            h = h + guide
+        for block in blocks:
+            h = self._block(block, h, guide, rows)
+        return model.approximator.norm(self.at(h, rows.last))
+
+    def _rows(self, item_seq, item_seq_len):
+        place, empty = torch.arange(self.width), self.width - item_seq_len[:, None]
+        if self.model.config["attention_mask"] == "keys":
+            real = place < item_seq_len[:, None]
+            from_end = (place + empty).clamp(max=self.width - 1)
+            return Rows(item_seq, real, torch.zeros_like(real), from_end, item_seq_len - 1)
+        idle = place < empty  # padding on the left is one more item, as in the released code
+        items = item_seq.gather(1, (place - empty).clamp(min=0)).masked_fill(idle, 0)
+        last = torch.full_like(item_seq_len, self.width - 1)
+        return Rows(items, torch.ones_like(idle), idle, place[None], last)
+
+    def _block(self, block, h, guide, rows):
+        if block.cross_attention is not None:
+            h = h + self._look_at_guide(block.cross_attention, block.cross_norm(h), guide, rows)
+        q, k, v = block.attention.qkv(block.attention_norm(h)).chunk(3, -1)
+        h = h + self._attend(block.attention, q, k, v, rows)
+        return h + block.feed_forward(block.feed_forward_norm(h))
+
+    def _look_at_guide(self, layer, history, guide, rows):
+        key, value = layer.key_value(history).chunk(2, -1)
+        if isinstance(layer, CrossAttention):
+            return self._attend(layer, layer.query(guide), key, value, rows)
+        q, k, v = (x.unflatten(-1, (layer.n_heads, -1)) for x in (layer.query(guide), key, value))
+        padding = ~rows.visible[:, :, None, None]
+        if layer.key_softmax == "positions":
+            k = k.masked_fill(padding, float("-inf")).softmax(1)
+        else:
+            k = k.softmax(2).masked_fill(padding, 0)
+        summary = torch.einsum("blhd,blhe->bhde", k, v)
+        return layer.dense(torch.einsum("blhd,bhde->blhe", q.softmax(-1), summary).flatten(2))
+
+    def _attend(self, layer, query, key, value, rows):
+        query = query.masked_fill(rows.idle[:, :, None], 0)
+        return attend(layer, query, key, value, rows.visible[:, None, None, :])
+
+
+EXPORTABLE = {"SimDiffRec": PaddedSimDiffRec, "DiffuRec": PaddedDiffuRec, "DiffuRecSys": PaddedDiffuRec}
+
+
+def padded_scorer(model):
+    """The exportable form of a trained model, on the same weights.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    name = type(model).__name__
+    if name not in EXPORTABLE:
+        raise UsageError(f"{name} cannot be exported, {', '.join(EXPORTABLE)} can")
+    return EXPORTABLE[name](model).eval()
+
+
+def export_onnx(recommender, path):
+    """Write a model as one ONNX file.
+
+    Inputs are ``item_seq`` [batch, MAX_ITEM_LIST_LENGTH] and ``item_seq_len`` [batch], both int64; the output is
+    ``scores`` [batch, items], float32. The metadata hold ``item_tokens``, a JSON list of the token of every number.
+
+    Args:
+        recommender (Recommender): the model, on the CPU.
+        path (str or Path): the file.
+
+    Raises:
+        UsageError: when the model has no exportable form, packages are missing or the file cannot be written.
+    """
+    scorer = padded_scorer(recommender.network)
+    _require_packages()
+    example = torch.ones(2, scorer.width, dtype=torch.long), torch.tensor([1, scorer.width])
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's own use of PyTorch
+        program = torch.onnx.export(
+            scorer,
+            example,
+            input_names=["item_seq", "item_seq_len"],
+            output_names=["scores"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
+    facts = {
+        "recbole_diffusion": __version__,
+        "model": recommender.config["model"],
+        "item_tokens": json.dumps(recommender.tokens),
+    }
+    program.model.metadata_props.update(facts)
+    content = io.BytesIO()
+    program.save(content, external_data=False)
+    with written_whole(path, binary=True) as file:
+        file.write(content.getvalue())
+
+
+def _require_packages():
+    if below(torch.__version__, OLDEST_TORCH):
+        raise UsageError(f"export needs PyTorch {OLDEST_TORCH} or later, this is {torch.__version__}")
+    for name in ("onnx", "onnxscript"):
+        try:
+            __import__(name)
+        except ImportError:
+            raise UsageError(f"export needs the package {name}: pip install onnx onnxruntime onnxscript") from None
+
+
+# ------------------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser):
+    """Add the arguments of ``recbole-diffusion export`` to an argparse parser."""
+    parser.add_argument("checkpoint", help="file written by a training")
+    parser.add_argument("--format", default="onnx", help="onnx (default)")
+    parser.add_argument("--output", required=True, help="file to write")
+    add_trust_argument(parser)
+
+
+def main(args):
+    """Run ``recbole-diffusion export``; returns 0."""
+    if args.format not in FORMATS:
+        raise UsageError(f"format must be {', '.join(FORMATS)}, got '{args.format}'")
+    if same_file(args.checkpoint, args.output):
+        raise UsageError(f"checkpoint and output are the same file, '{args.checkpoint}'")
+    recommender = Recommender.load(args.checkpoint, "cpu", args.trust_checkpoint)
+    export_onnx(recommender, args.output)
+    print(
+        f"{recommender.config['model']} -> {args.output}: item_seq [batch, {recommender.max_length}], "
+        f"item_seq_len [batch] -> scores [batch, {len(recommender.tokens)}]"
+    )
+    return 0

@@ -1,0 +1,128 @@
+"""Where the yaml files are and how they are read.
+
+``properties/`` stands at the top of a checkout. A wheel carries the same files as
+``recbole_diffusion/properties``; both places, and an editable install, are found here.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML in which ``1e-3`` is a float, as users of RecBole expect (YAML 1.1 says string).
+
+    A key that is given twice with different values is an error; YAML would silently take the last.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if seen.setdefault(str(key.value), value.value) != value.value:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+        |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.VERBOSE,
+    ),
+    list("-+0123456789."),
+)
+
+
+@cache
+def properties_dir():
+    """Folder of the yaml files (pathlib.Path). Raises FileNotFoundError in a broken installation."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no properties/overall.yaml beside or above {package}: reinstall recbole_diffusion")
+
+
+def property_file(kind, name):
+    """Path of ``properties/<kind>/<name>.yaml``; the file need not exist."""
+    return properties_dir() / kind / f"{name}.yaml"
+
+
+def property_names(kind):
+    """Sorted names of the yaml files under ``properties/<kind>``."""
+    return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
+
+
+def dataset_properties(name):
+    """Settings of a data set in ``properties/dataset/<name>.yaml`` as a dict, empty where there is no such file.
+
+    Raises:
+        UsageError: when the file cannot be read.
+    """
+    path = property_file("dataset", name)
+    return load_yaml(path) if path.is_file() else {}
+
+
+def data_sets(folder):
+    """Sorted names of the data sets under a folder, ready-made splits included.
+
+    Args:
+        folder (str or Path): a data set is a folder in it with files ``<name>.inter`` or ``<name>.<part>.inter``.
+    """
+    files = Path(folder).glob("*/*.inter")
+    return sorted({file.parent.name for file in files if file.name.startswith(f"{file.parent.name}.")})
+
+
+def missing_file_message(name, data_path, file_name=None):
+    """What to tell a user whose data set lacks a file.
+
+    Args:
+        name (str): name of the data set.
+        data_path (str or Path): folder that should hold the folder ``<name>``.
+        file_name (str, optional): the file that is not there, by default ``<name>.inter``.
+
+    Returns:
+        str: one line with the path, the nearest name that exists and what to do.
+    """
+    path = Path(data_path) / name / (file_name or f"{name}.inter")
+    known = {*data_sets(data_path), *property_names("dataset")} - {name}
+    return (
+        f"data set '{name}' is not there, no file '{path}'{did_you_mean(name, known)}: set --data_path to the folder "
+        f"that holds {name}/, or build it with 'recbole-diffusion prepare {name} --source=PATH'"
+    )
+
+
+def parse_scalar(text):
+    """Value of one command-line word, read as YAML and never evaluated as code."""
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except (yaml.YAMLError, ValueError):  # ValueError: words that look like an impossible date
+        return text
+
+
+def load_yaml(path):
+    """Read one yaml file into a dict.
+
+    Raises:
+        UsageError: when the file is missing, is not YAML or does not hold key-value pairs.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=YamlLoader)
+    except FileNotFoundError:
+        raise UsageError(f"config file '{path}' does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise UsageError(f"config file '{path}' cannot be read: {one_line(error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"config file '{path}' must hold 'key: value' lines, it holds a {type(content).__name__}")
+    return content

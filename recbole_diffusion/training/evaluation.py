@@ -1,0 +1,55 @@
+"""The test part under both protocols, and the ranks of its targets."""
+
+import io
+
+import numpy
+import torch
+
+from recbole_diffusion.files import write_whole
+
+
+def evaluate_both_protocols(config, trainer, test_data, load_best_model):
+    """Test results with and without the user's history in the ranking.
+
+    Metrics are empty where the history cannot be masked: sampled ranking, and RecBole's special data sets.
+
+    Returns:
+        tuple: {mask_history: metrics} and {mask_history: ranks}. Ranks are a [n] int16 array: the place of each test
+        target among the best max(topk) items from 1, or 0 outside; None where the metrics need more than a list.
+    """
+    results, ranks = {False: {}, True: {}}, {False: None, True: None}
+    for masked in (False, True) if getattr(test_data, "can_mask_history", False) else (False,):
+        test_data.mask_history = masked
+        trainer.eval_collector.ranks = []
+        found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
+        results[masked] = plain_metrics(found)
+        batches, trainer.eval_collector.ranks = trainer.eval_collector.ranks, None
+        ranks[masked] = torch.cat(batches).numpy() if batches else None
+        load_best_model = False
+    test_data.mask_history = config["mask_history"]
+    return results, ranks
+
+
+def write_ranks(ranks, test_part, path):
+    """Keep the rank of every test target, for tests that pair users.
+
+    Args:
+        ranks (dict[bool, np.ndarray | None]): see :func:`evaluate_both_protocols`; nothing is written without ranks.
+        test_part (SequenceDataset): its rows in the order of the ranks.
+        path (str | Path): ``.npz`` file with ``user`` and ``item`` (numbers of the data set), ``unmasked``, ``masked``.
+    """
+    named = {"unmasked": ranks[False], "masked": ranks[True]}
+    found = {name: places for name, places in named.items() if places is not None}
+    if not found:
+        return
+    rows = test_part.inter_feat
+    who = {"user": rows[test_part.uid_field], "item": rows[test_part.iid_field]}
+    content = {name: column.numpy().astype(numpy.int32) for name, column in who.items()}
+    buffer = io.BytesIO()
+    numpy.savez_compressed(buffer, **content, **found)
+    write_whole(path, buffer.getvalue())
+
+
+def plain_metrics(metrics):
+    """RecBole's metrics as JSON values."""
+    return {name: float(value) for name, value in (metrics or {}).items()}

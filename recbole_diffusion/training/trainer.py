@@ -1,0 +1,221 @@
+"""RecBole's trainer with exact resumption, mixed precision, several processes and named losses."""
+
+import contextlib
+import math
+import time
+
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_trainer
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import StepLR
+from tqdm import tqdm
+
+from recbole_diffusion import processes
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.training.checkpoint import load_checkpoint
+from recbole_diffusion.training.networks import compile_layers, restore_model
+from recbole_diffusion.training.resumable import SafeCheckpointMixin
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class EpochsMixin(SafeCheckpointMixin):
+    """The loop over epochs, validation and reports, around checkpoints."""
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """RecBole's ``fit``, which also writes ``last`` after every epoch. See there for arguments and result."""
+        self._meet_data(train_data, valid_data)
+        self.eval_collector.data_collect(train_data)
+        if self.config["train_neg_sample_args"].get("dynamic", False):
+            train_data.get_model(self.model)
+        verbose, show_progress = verbose and processes.is_first(), show_progress and processes.is_first()
+        start = time.perf_counter() - self.training_seconds
+        for epoch in range(self.start_epoch, self.epochs):
+            if self.stopped:
+                break
+            self._train_and_report(train_data, epoch, verbose, show_progress)
+            score, is_best = None, True
+            if self.eval_step > 0 and valid_data:
+                score, is_best = self._validate_and_report(valid_data, epoch, verbose, show_progress)
+            if is_best:
+                self.best_epoch = epoch
+            self.training_seconds = time.perf_counter() - start
+            if saved:
+                self._save_epoch(epoch, is_best, verbose)
+            if callback_fn and score is not None:
+                callback_fn(epoch, score)
+        self._add_hparam_to_tensorboard(self.best_valid_score)
+        return self.best_valid_score, self.best_valid_result
+
+    def _train_and_report(self, train_data, epoch, verbose, show_progress):
+        start = time.time()
+        losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        self.train_loss_dict[epoch] = sum(losses) if isinstance(losses, tuple) else losses
+        if verbose:
+            self.logger.info(self._generate_train_loss_output(epoch, start, time.time(), losses))
+        self._add_train_loss_to_tensorboard(epoch, losses)
+        self.wandblogger.log_metrics({"epoch": epoch, "train_loss": losses, "train_step": epoch}, head="train")
+
+    def _validate_and_report(self, valid_data, epoch, verbose, show_progress):
+        """Score of an epoch and whether it is the best one; (None, False) when no validation is due."""
+        if (epoch + 1) % self.eval_step:
+            return None, False
+        start = time.time()
+        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        self.history["valid_epoch"].append(epoch)
+        for name, value in result.items():
+            self.history["valid"].setdefault(name, []).append(float(value))
+        self.best_valid_score, self.cur_step, self.stopped, is_best = early_stopping(
+            score, self.best_valid_score, self.cur_step, self.stopping_step, self.valid_metric_bigger
+        )
+        if is_best:
+            self.best_valid_result = result
+        if verbose:
+            self.logger.info(f"epoch {epoch} evaluating [time: {time.time() - start:.2f}s, valid_score: {score:f}]")
+            self.logger.info("valid result: \n" + dict2str(result))
+            if self.stopped:
+                best = epoch - self.cur_step * self.eval_step
+                self.logger.info(f"Finished training, best eval result in epoch {best}")
+        self.tensorboard.add_scalar("Vaild_score", score, epoch)
+        self.wandblogger.log_metrics({**result, "valid_step": epoch // self.eval_step}, head="valid")
+        return score, is_best
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        return calculate_valid_score(result, self.valid_metric), result
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's ``evaluate``, which reads checkpoints without executing anything."""
+        if eval_data and load_best_model:
+            file = model_file or self.saved_model_file
+            checkpoint = processes.first_does(load_checkpoint, file)
+            restore_model(self.model, checkpoint, self.device)
+            self.logger.info(f"Loading model structure and parameters from {file}")
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    # Reports
+
+    def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
+        names = getattr(self.model, "loss_names", None)
+        if not isinstance(losses, tuple) or names is None:
+            return super()._generate_train_loss_output(epoch_idx, s_time, e_time, losses)
+        named = {name: round(loss, self.config["loss_decimal_place"]) for name, loss in zip(names, losses)}
+        return f"epoch {epoch_idx} training [time: {e_time - s_time:.2f}s, {dict2str(named)}]"
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
+        names = getattr(self.model, "loss_names", None)
+        named = isinstance(losses, tuple) and names is not None
+        parts = dict(zip(names, losses)) if named else {"loss": sum(losses) if isinstance(losses, tuple) else losses}
+        self.history["epoch"].append(epoch_idx)
+        for name, loss in parts.items():
+            self.history["loss"].setdefault(name, []).append(float(loss))
+        if not named:
+            return super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        for name, loss in parts.items():
+            self.tensorboard.add_scalar(f"{tag}/{name}", loss, epoch_idx)
+        self.wandblogger.log_metrics({**parts, "train_step": epoch_idx}, head="train")
+
+
+class DiffusionTrainer(EpochsMixin, Trainer):
+    """Trainer of all models that RecBole trains with its plain one: mixed precision, clipping, steps of the rate.
+
+    RecBole's own loop makes a new gradient scaler every epoch and clips gradients that are still scaled.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        if config["lr_decay_step"]:
+            self.scheduler = StepLR(self.optimizer, config["lr_decay_step"], config["lr_decay_gamma"])
+        self.amp_type = AMP_TYPES[config["amp_type"]]
+        self.scaler = make_scaler(self.device, self.enable_amp and self.amp_type == torch.float16)
+        if config["compile"]:
+            compile_layers(self.model)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        """Train on every batch once.
+
+        Returns:
+            float or tuple: the sum over batches of the loss, or of each of its parts.
+
+        Raises:
+            UsageError: when the loss is no longer a number.
+        """
+        self.model.train()
+        loss_func, totals = loss_func or self.model.calculate_loss, None
+        batches = tqdm(train_data, desc=f"Train {epoch_idx:>5}", ncols=100) if show_progress else train_data
+        for number, interaction in enumerate(batches):
+            losses = self._train_batch(interaction, loss_func)
+            if any(map(math.isnan, losses)) and processes.world_size() == 1:
+                raise UsageError(self._describe_divergence(f"epoch {epoch_idx}, batch {number}"))
+            totals = losses if totals is None else add_up([totals, losses])
+        totals = add_up(processes.gather(totals))
+        if any(map(math.isnan, totals)):
+            raise UsageError(self._describe_divergence(f"epoch {epoch_idx}"))
+        if self.scheduler:
+            self.scheduler.step()
+        return totals if len(totals) > 1 else totals[0]
+
+    def _train_batch(self, interaction, loss_func):
+        """One step of the optimizer. Returns this process's share of the parts of the loss, as numbers."""
+        self.optimizer.zero_grad()
+        losses = self._share_of_losses(interaction, loss_func)
+        if losses:
+            self.scaler.scale(sum(losses)).backward()
+        processes.sum_gradients(self.model.parameters())
+        self._update()
+        return tuple(loss.item() for loss in losses)
+
+    def _share_of_losses(self, interaction, loss_func):
+        """The parts of the loss, weighted so that their sums over all processes are the parts for the whole batch."""
+        weigh = getattr(self.model, "loss_weights", lambda rows: {None: len(rows)})
+        everyones = processes.gather({} if interaction is None else weigh(interaction))
+        if interaction is None:
+            return ()
+        interaction = interaction.to(self.device)
+        # Older versions of PyTorch (2.6) lose the gradient of a weight whose cached half copy was made without one.
+        with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp, cache_enabled=False):
+            with contextlib.nullcontext() if all(everyones) else processes.apart():
+                losses = loss_func(interaction)
+        losses = losses if isinstance(losses, tuple) else (losses,)
+        if len(everyones) == 1:
+            return losses
+        names = getattr(self.model, "loss_names", [None] * len(losses))
+        return tuple(loss * share_of(name, everyones) for name, loss in zip(names, losses))
+
+    def _update(self):
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _describe_divergence(self, when):
+        rate = self.optimizer.param_groups[0]["lr"]
+        amp = ", or train without enable_amp" if self.enable_amp else ", or set clip_grad_norm"
+        return f"the training loss is no number in {when}: lower learning_rate (now {rate:g}){amp}"
+
+
+def trainer_class(config):
+    """The trainer of a model: the plugin's, or RecBole's special one with the plugin's checkpoints."""
+    stock = Trainer if config.is_plugin_model else get_trainer(config["MODEL_TYPE"], config["model"])
+    return DiffusionTrainer if stock is Trainer else type(stock.__name__, (EpochsMixin, stock), {})
+
+
+def share_of(name, weights):
+    """This process's part, 0 to 1, of the weight of a part of the loss. weights: of all processes, {} where idle."""
+    everyones = [own.get(name, own.get(None, 0)) for own in weights]
+    return everyones[processes.rank()] / sum(everyones)
+
+
+def add_up(parts):
+    """Sum tuples of numbers place by place; an empty tuple is nothing."""
+    return tuple(map(sum, zip(*filter(None, parts))))
+
+
+def make_scaler(device, enabled):
+    """Gradient scaler that lives as long as the training."""
+    old = not hasattr(torch.amp, "GradScaler")  # PyTorch 2.2
+    scaler = torch.cuda.amp.GradScaler(enabled=enabled) if old else torch.amp.GradScaler(device.type, enabled=enabled)
+    scaler.scale(torch.zeros((), device=device))  # makes its tensors, also in a process whose first batch has no rows
+    return scaler

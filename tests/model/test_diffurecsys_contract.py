@@ -1,0 +1,64 @@
+"""DiffuRec and DiffuRecSys under the common contract, and every switch in training."""
+
+import pytest
+import torch
+
+from recbole_diffusion import run
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.testing import ModelContract, cycle_sequences, make_config, write_sequences
+from recbole_diffusion.training.networks import build_model
+
+SMALL = {"hidden_size": 16, "inner_size": 32, "n_blocks": 2, "n_heads": 2, "diffusion_steps": 8, "sampling_steps": 8}
+SMALL.update(hidden_dropout_prob=0.1, embedding_dropout_prob=0.1, eval_step=1, stopping_step=10)
+LEARNING = {"epochs": 12, "learning_rate": 0.01}
+
+
+class TestDiffuRec(ModelContract):
+    model = "DiffuRec"
+    settings = SMALL
+    learning_settings = LEARNING
+
+
+class TestDiffuRecSys(ModelContract):
+    model = "DiffuRecSys"
+    settings = SMALL
+    learning_settings = LEARNING
+
+
+class TestEnsemble(ModelContract):
+    model = "DiffuRecSys"
+    settings = {**SMALL, "ensemble_seeds": 3, "cross_attention": "linear"}
+    learning_settings = LEARNING
+
+
+SWITCHES = [
+    {"cross_attention": "linear"},
+    {"cross_attention": "linear", "key_softmax": "heads"},
+    {"offset_noise": "none"},
+    {"offset_noise": "per_example"},
+    {"offset_noise": "per_dim", "offset_strength": 0.5},
+    {"schedule": "linear", "diffusion_steps": 32},
+    {"schedule": "cosine", "sampler": "ddim"},
+    {"schedule": "sqrt", "sampler": "ddim", "ddim_eta": 0.5},
+    {"sampling_steps": 1},
+    {"sampling_steps": 3, "reverse_variance": "posterior"},
+    {"use_position": True},
+    {"attention_mask": "queries", "padding_in_softmax": True, "block_stack": "last"},
+    {"lr_decay_step": 5, "weight_decay": 0.0},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()))
+def test_switch_learns_and_leaves_nothing_idle(switches, tmp_path):
+    folder = write_sequences(cycle_sequences(max_length=11), tmp_path, "cycle")
+    config = make_config("DiffuRecSys", folder, **{**SMALL, **LEARNING, **switches})
+    train_data = build_loaders(config, create_dataset(config))[0]
+    model = build_model(config, train_data)
+    sum(model.calculate_loss(next(iter(train_data)))).backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    dead = "approximator.blocks.0" if switches.get("block_stack") == "last" else "\0"
+    assert {name for name in idle if not name.startswith(dead)} == set()
+    assert bool(idle) == (dead != "\0")
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert run("DiffuRecSys", "cycle", config_dict=config.external_config_dict)["test_result"]["hit@1"] > 0.9

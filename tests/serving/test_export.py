@@ -1,0 +1,173 @@
+"""Exported models: the padded form equals the packed model, and ONNX equals the padded form."""
+
+import ast
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_diffusion import run
+from recbole_diffusion.cli import main
+from recbole_diffusion.serving.export import export_onnx, padded_scorer
+from recbole_diffusion.serving.recommend import Catalogue, Recommender
+from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+
+SMALL = {"hidden_size": 16, "inner_size": 24, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 7, "use_gpu": False}
+N_ITEMS = 13
+TOKENS = ["[PAD]", *(f"i{n}" for n in range(1, N_ITEMS))]
+SEQUENCES = [[1], [2, 3, 4], [5, 5, 5, 5, 5, 5, 5], [12, 1, 2, 9, 4], [7, 8]]
+CASES = {
+    "SimDiffRec": ("SimDiffRec", {"k_noise": 3, "k_sample": 2}),
+    "SimDiffRec, from the start, relu": ("SimDiffRec", {"alpha": 0, "beta": 0, "pos_align": "start", "hidden_act": "relu"}),
+    "DiffuRec": ("DiffuRec", {}),
+    "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
+    "DiffuRec, released masks": ("DiffuRec", {"attention_mask": "queries", "use_position": True}),
+    "DiffuRec, ddim": ("DiffuRec", {"sampler": "ddim", "ddim_eta": 0.5}),
+    "DiffuRecSys": ("DiffuRecSys", {}),
+    "DiffuRecSys, linear": ("DiffuRecSys", {"cross_attention": "linear"}),
+    "DiffuRecSys, heads": ("DiffuRecSys", {"cross_attention": "linear", "key_softmax": "heads", "use_position": True}),
+    "DiffuRecSys, last block": ("DiffuRecSys", {"block_stack": "last"}),
+    "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
+    "DiffuRecSys, released masks, linear": ("DiffuRecSys", {"attention_mask": "queries", "cross_attention": "linear"}),
+}
+
+
+def recommender(case):
+    model, settings = CASES[case]
+    if model != "SimDiffRec":
+        # Large, so that a wrong guide would show.
+        settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
+    config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
+    torch.manual_seed(1)
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS)}))
+    with torch.no_grad():
+        for parameter in network.parameters():  # biases and norms start at values that hide mistakes
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return Recommender(config, network, TOKENS)
+
+
+def inputs(sequences=SEQUENCES):
+    rows = torch.zeros(len(sequences), SMALL["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
+    for row, sequence in zip(rows, sequences):
+        row[: len(sequence)] = torch.tensor(sequence)
+    return rows, torch.tensor([len(sequence) for sequence in sequences])
+
+
+@torch.no_grad()
+def packed_scores(network):
+    """Scores [B, V - 1] of the packed model without noise: x = 0 and lambda at its mean."""
+    if hasattr(network, "noise"):
+        network.noise.table.zero_()
+    item_seq, lengths = inputs()
+    return network.full_sort_predict({network.ITEM_SEQ: item_seq, network.ITEM_SEQ_LEN: lengths})[:, 1:]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_padded_form_equals_the_packed_model(case):
+    model = recommender(case)
+    with torch.no_grad():
+        scores = padded_scorer(model.network)(*inputs())
+    assert (scores[:, 0] == -torch.inf).all()
+    torch.testing.assert_close(scores[:, 1:], packed_scores(model.network), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "SimDiffRec",
+        "DiffuRec",
+        pytest.param("DiffuRecSys", marks=pytest.mark.slow),
+        pytest.param("DiffuRecSys, released masks, linear", marks=pytest.mark.slow),
+    ],
+)
+def test_onnx_equals_pytorch(case, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = recommender(case)
+    export_onnx(model, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # weights included
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["item_tokens"]) == TOKENS and facts["model"] == CASES[case][0]
+    for sequences in (SEQUENCES, SEQUENCES[:1], SEQUENCES * 30):
+        item_seq, lengths = inputs(sequences)
+        scores = session.run(["scores"], {"item_seq": item_seq.numpy(), "item_seq_len": lengths.numpy()})[0]
+        with torch.no_grad():
+            expected = padded_scorer(model.network)(item_seq, lengths)
+        torch.testing.assert_close(torch.from_numpy(scores), expected, atol=1e-4, rtol=1e-4)
+    batch = inputs()
+    scores = session.run(None, {"item_seq": batch[0].numpy(), "item_seq_len": batch[1].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(scores)[:, 1:], packed_scores(model.network), atol=1e-4, rtol=1e-4)
+
+
+def test_the_command(tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    settings = {**SMALL, "k_noise": 3, "k_sample": 2, "epochs": 1, "topk": [5], "valid_metric": "MRR@5"}
+    settings["data_path"] = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    checkpoint = run("SimDiffRec", "cycle", config_dict={**settings, "show_progress": False})["checkpoint"]
+    capsys.readouterr()
+    assert main(["export", checkpoint, "--format=onnx", f"--output={tmp_path}/new/model.onnx"]) == 0
+    assert "item_seq [batch, 7], item_seq_len [batch] -> scores [batch, 13]" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(tmp_path / "new" / "model.onnx")
+    tokens = json.loads(session.get_modelmeta().custom_metadata_map["item_tokens"])
+    history = ["i3", "i4", "i5"]
+    item_seq, lengths = inputs([[tokens.index(token) for token in history]])
+    scores = session.run(None, {"item_seq": item_seq.numpy(), "item_seq_len": lengths.numpy()})[0][0]
+    ranking = Recommender.load(checkpoint).recommend([history], k=3)[0]
+    best = sorted(range(13), key=lambda number: -scores[number])[:3]
+    assert [tokens[number] for number in best] == [token for token, _ in ranking]
+
+
+@pytest.mark.parametrize("history", [["i3", "i4", "i5"], [f"i{n % 12 + 1}" for n in range(11)]])
+def test_the_example_of_the_guide_gives_what_the_model_recommends(history, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block)
+    shown = '["i3", "i4", "i5"]'
+    assert example.count(shown) == 1
+    model = recommender("SimDiffRec")
+    export_onnx(model, tmp_path / "model.onnx")  # where the example looks for it
+    capsys.readouterr()
+    exec(example.replace(shown, repr(history)), {})
+    expected = [token for token, _ in model.recommend([history], k=10)[0]]
+    assert ast.literal_eval(capsys.readouterr().out) == expected
+
+
+def refused(capsys, *words):
+    assert main(["export", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+def test_wrong_words_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    settings = {"epochs": 1, "topk": [5], "valid_metric": "MRR@5", "show_progress": False}
+    settings["data_path"] = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    paths = {}
+    for model, own in {"SASRec": {}, "SimDiffRec": {"alpha": 0, "beta": 0}}.items():
+        paths[model] = run(model, "cycle", config_dict={**settings, **own})["checkpoint"]
+    capsys.readouterr()
+    output = f"--output={tmp_path}/model.onnx"
+    assert "SASRec cannot be exported, SimDiffRec, DiffuRec" in refused(capsys, paths["SASRec"], output)
+    assert "absent.pth' does not exist" in refused(capsys, "absent.pth", output)
+    assert "format must be onnx, got 'pmml'" in refused(capsys, paths["SimDiffRec"], output, "--format=pmml")
+    assert "required: --output" in refused(capsys, paths["SimDiffRec"])
+    checkpoint, before = paths["SimDiffRec"], Path(paths["SimDiffRec"]).read_bytes()
+    (tmp_path / "soft.onnx").symlink_to(Path(checkpoint).resolve())
+    os.link(checkpoint, tmp_path / "hard.onnx")
+    for name in (checkpoint, tmp_path / "soft.onnx", tmp_path / "hard.onnx"):
+        assert "checkpoint and output are the same file" in refused(capsys, checkpoint, f"--output={name}")
+    assert Path(checkpoint).read_bytes() == before
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    error = refused(capsys, paths["SimDiffRec"], output)
+    assert "export needs the package onnxscript: pip install onnx onnxruntime onnxscript" in error
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    assert "export needs PyTorch 2.6 or later" in refused(capsys, paths["SimDiffRec"], output)
+    assert not (tmp_path / "model.onnx").exists()

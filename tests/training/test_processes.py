@@ -1,0 +1,288 @@
+"""Two processes are one: the same batches, the same metrics, one writer."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_diffusion import processes, run
+from recbole_diffusion.cli import main
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.testing import cycle_sequences, write_features, write_sequences
+from recbole_diffusion.training.checkpoint import load_checkpoint
+from recbole_diffusion.training.launch import free_port, run_in_group, split_group
+from recbole_diffusion.training.networks import build_model
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"hidden_size": 8, "inner_size": 16, "epochs": 3, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
+SETTINGS.update(valid_metric="MRR@5", show_progress=False, eval_batch_size=7, metrics=["Hit", "MRR", "ItemCoverage"])
+QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 20}
+PLAIN = {**QUIET, "alpha": 0, "beta": 0}
+# Without chance: a single time step, and noise too weak to change a digit.
+FULL = {**QUIET, "k_noise": 3, "k_sample": 2, "diffusion_steps": 1}
+FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "train_batch_size": 50}
+NEXT = {**FAINT, "sampling_steps": 1, "lambda_mean": 1.0, "lambda_std": 0.0, "initializer_range": 0.02, "n_blocks": 1}
+NEXT.update(hidden_dropout_prob=0.0, embedding_dropout_prob=0.0)
+SESSION = {**FAINT, "corruption_steps": 1, "k_neighbors": 3, "alignment_items": 0, "hidden_size": 16, "graph_dropout": 0.0}
+SESSION.update(denoiser_dropout=0.0, retriever_dropout=0.0, allow_unknown_keys=True)  # it has no inner_size
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")  # the last batch is a single row
+    write_features(folder)
+    return folder
+
+
+def settings(folder, **more):
+    return {**SETTINGS, "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
+
+
+def run_in_copies(model, given, folder, size=2):
+    """The result of ``run`` in copies of this process, which have imported everything already; (results, exit codes)."""
+    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    arguments = (0, environment, folder, run, (model, "cycle", None, given, True))
+    group = [fork.Process(target=run_in_group, args=(rank, *arguments)) for rank in range(size)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(300)  # a loaded machine takes its time
+    files = [Path(folder, f"result-{rank}.json") for rank in range(size)]
+    return [json.loads(file.read_text()) for file in files if file.exists()], [process.exitcode for process in group]
+
+
+@pytest.mark.parametrize(
+    "model, more, size",
+    [
+        ("SimDiffRec", PLAIN, 2),
+        ("SimDiffRec", {**PLAIN, "ce_positions": "last", "train_view": "prefix", "enable_amp": True}, 2),
+        ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
+        ("SimDiffRec", FULL, 2),
+        ("SimDiffRec", {**FULL, "mask_same_target": True, "ce_positions": "last", "train_view": "prefix"}, 3),
+        ("DiffuRec", NEXT, 2),
+        ("DiffuRecSys", {**NEXT, "offset_noise": "none"}, 2),
+        ("DiffSBR", SESSION, 2),
+        ("SASRec", {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 64, "epochs": 1}, 2),
+    ],
+)
+def test_several_processes_give_the_metrics_of_one(folder, model, more, size):
+    one = run(model, "cycle", config_dict=settings(folder, **more, checkpoint_dir=f"{folder}/one"))
+    several, codes = run_in_copies(model, settings(folder, **more), folder, size)
+    assert codes == [0] * size
+    for result in several:
+        for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
+            assert result[kind] == pytest.approx(one[kind], abs=1e-4)
+        assert result["best_epoch"] == one["best_epoch"] and result["checkpoint"] == several[0]["checkpoint"]
+    expected, found = (load_checkpoint(result["checkpoint"]) for result in (one, several[0]))
+    losses = [list(state["training"]["train_loss_dict"].values()) for state in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2 if "enable_amp" in more else 1e-4)
+    if "enable_amp" not in more:
+        for name, tensor in expected["state_dict"].items():
+            torch.testing.assert_close(found["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_the_noise_of_an_evaluation_does_not_depend_on_the_number_of_processes(folder):
+    noisy = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "lambda_mean": 1.0, "lambda_std": 1.0}
+    noisy.update(epochs=1, learning_rate=1e-12, train_batch_size=64)  # training has other noise, but changes nothing
+    one = run("DiffuRec", "cycle", config_dict=settings(folder, **noisy, checkpoint_dir=f"{folder}/one"))
+    several, codes = run_in_copies("DiffuRec", settings(folder, **noisy), folder)
+    assert codes == [0, 0]
+    for result in several:
+        for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
+            assert result[kind] == pytest.approx(one[kind], abs=1e-4)
+    expected, found = (load_checkpoint(result["checkpoint"])["state_dict"] for result in (one, several[0]))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor)
+
+
+def test_only_one_process_writes(folder, tmp_path):
+    run_in_copies("SimDiffRec", settings(folder, **PLAIN), folder)
+    assert len(os.listdir(f"{folder}/saved")) == 2
+    assert len(list(Path("log").rglob("*.log"))) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
+
+
+def test_other_noise_in_every_process_but_the_same_weights(folder):
+    results, codes = run_in_copies("SimDiffRec", settings(folder, k_noise=3, k_sample=2), folder)
+    assert codes == [0, 0] and results[0]["test_result"] == results[1]["test_result"]
+    random = load_checkpoint(results[0]["checkpoint"])["training"]["random"]
+    assert len(random) == 2 and not torch.equal(random[0]["torch"], random[1]["torch"])
+    assert torch.equal(random[0]["generators"][0], random[1]["generators"][0])  # the order of the batches is common
+
+
+def test_two_processes_resume_exactly(folder):
+    given = settings(folder, k_noise=3, k_sample=2)
+    undisturbed, _ = run_in_copies("SimDiffRec", {**given, "checkpoint_dir": f"{folder}/undisturbed"}, folder)
+    run_in_copies("SimDiffRec", {**given, "epochs": 1}, folder)
+    resumed, codes = run_in_copies("SimDiffRec", {**given, "resume": True}, folder)
+    assert codes == [0, 0] and resumed[0]["epochs"] == 3
+    assert resumed[0]["test_result"] == undisturbed[0]["test_result"]
+    weights = [load_checkpoint(result["checkpoint"])["state_dict"] for result in (resumed[0], undisturbed[0])]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_more_processes_than_users_are_refused(tmp_path):
+    folder = write_sequences([[1, 2, 3, 4, 5]] * 2, tmp_path, "cycle")
+    given = settings(folder, **PLAIN, topk=[1], valid_metric="MRR@1")
+    _, codes = run_in_copies("SimDiffRec", given, folder, size=3)
+    assert codes == [2, 2, 2]
+    assert "valid part has too few users for 3 processes" in Path(folder, "UsageError-0.txt").read_text()
+
+
+def test_torchrun_prints_one_table(folder):
+    words = [f"--{key}={value}" for key, value in settings(folder, **PLAIN, epochs=1).items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+         str(ROOT / "run_recbole_diffusion.py"), "--model=SimDiffRec", "--dataset=cycle", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint: ") == 1 and done.stdout.count("epoch 0 evaluating") == 1
+
+
+def test_nproc_starts_processes(folder):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, **PLAIN, epochs=1, nproc=2, worker=1, result_file="r.json"))
+    assert result["settings"]["world_size"] == 2 and json.loads(Path("r.json").read_text()) == result
+
+
+def test_wrong_settings_are_refused_before_anything_starts(folder):
+    with pytest.raises(UsageError, match="tau must lie in"):
+        run("SimDiffRec", "cycle", config_dict=settings(folder, tau=0, nproc=2))
+
+
+@pytest.mark.parametrize(
+    "group, expected",
+    [
+        ({"nproc": "two"}, "nproc must be a whole number, got 'two'"),
+        ({"nproc": 0}, "must fit into world_size"),
+        ({"nproc": 2, "world_size": 4, "group_offset": 3}, "must fit into world_size 4"),
+    ],
+)
+def test_impossible_groups(group, expected):
+    with pytest.raises(UsageError, match=expected):
+        split_group({"tau": 1, **group})
+    assert split_group({"tau": 1, "nproc": 1}) == ({"tau": 1}, {})
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that says it has two GPUs; gives the calls that would reach them."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("device", device)))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: calls.append(("group", backend)))
+    monkeypatch.setattr(processes.atexit, "register", lambda function: None)
+    return calls
+
+
+def test_every_process_has_its_gpu_and_they_meet_by_nccl(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert processes.join(use_gpu=True) == torch.device("cuda", 1)
+    assert two_gpus == [("device", 1), ("group", "cpu:gloo,cuda:nccl")]
+    two_gpus.clear()
+    assert processes.join(use_gpu=False) == torch.device("cpu")
+    assert two_gpus == [("group", "gloo")]
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="3 processes on one machine need 3 GPUs, it has 2: add --use_gpu=False"):
+        processes.join(use_gpu=True)
+    assert not two_gpus
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize("gpus, seen", [("2,3", "2,3"), ([2, 3], "2,3"), ((2, 3), "2,3"), (3, "3"), ([], ""), ("", "")])
+def test_gpus_are_named_as_words_or_lists(two_gpus, monkeypatch, launched, gpus, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr(processes, "launched", lambda: launched)
+    config = DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"gpu_id": gpus})
+    assert config["gpu_id"] == os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert config["device"].type == ("cuda" if seen else "cpu")
+
+
+@pytest.mark.parametrize("visible", [None, "", "3", "MIG-1"])
+def test_without_gpu_id_the_environment_decides(two_gpus, monkeypatch, visible):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert DiffusionConfig("SimDiffRec", "ml-100k")["device"].type == "cuda"
+    assert DiffusionConfig("SimDiffRec", "ml-100k", config_dict={"use_gpu": False})["device"].type == "cpu"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def fail_first(rank, port):
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    processes.join(use_gpu=False)
+    try:
+        processes.first_does(os.stat, "/no/such/file")
+    except FileNotFoundError:
+        os._exit(7)
+
+
+def test_all_processes_get_the_error_of_the_first():
+    port = free_port()
+    group = [fork.Process(target=fail_first, args=(rank, port)) for rank in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(60)
+    assert [process.exitcode for process in group] == [7, 7]
+
+
+def test_half_precision_trains_where_a_process_begins_without_rows(folder):
+    given = settings(folder, **{**PLAIN, "train_batch_size": 1}, epochs=1, enable_amp=True, amp_type="fp16")
+    assert run_in_copies("SimDiffRec", given, folder)[1] == [0, 0]
+
+
+def test_models_that_normalise_over_batches_are_refused(folder, monkeypatch):
+    config = DiffusionConfig("DIN", "cycle", config_dict=settings(folder, train_neg_sample_args=None, allow_unknown_keys=True))
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(UsageError, match="DIN normalises over batches, of which processes see parts"):
+        build_model(config, build_loaders(config, create_dataset(config))[0])
+
+
+def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder):
+    words = [f"--{key}={value}" for key, value in settings(folder, **{**PLAIN, "epochs": 100_000}).items()]
+    command = [sys.executable, ROOT / "run_recbole_diffusion.py", "--model=SimDiffRec", "--dataset=cycle", "--nproc=2", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as run:
+        while not list(Path(folder).glob("saved/*-last.pth")):
+            assert run.poll() is None
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        errors = run.stderr.read()
+    assert run.returncode == 130 and "interrupted: the same command with --resume goes on after" in errors
+
+
+def test_nproc_under_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun has started the processes already"):
+        split_group({"nproc": 2})
+
+
+def test_other_commands_do_not_run_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["compare", "--models=SimDiffRec", "--datasets=toy"]) == 2
+    assert "compare does not run under torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert main(["compare"]) == 2 and capsys.readouterr().err == ""
+
+
+def test_several_machines_need_an_address(folder):
+    with pytest.raises(UsageError, match="several machines need --ip and --port"):
+        run("SimDiffRec", "cycle", config_dict=settings(folder, nproc=1, world_size=2))
