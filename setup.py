@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # properties/ stands at the top of the checkout and travels in wheels as recbole_diffusion/properties.
-PROPERTIES = ["", ".model", ".dataset", ".hyper", ".paper"]
+PROPERTIES = ["", ".model", ".dataset", ".preset", ".hyper", ".paper"]
 
 setup(
     name="recbole-diffusion",

@@ -9,6 +9,7 @@ import warnings
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.settings.presets import describe_preset, preset_files
 from recbole_diffusion.settings.properties import parse_scalar, properties_dir, property_file, property_names
 from recbole_diffusion.settings.schema import read_schema
 
@@ -44,6 +45,7 @@ Trains a model, picks the best epoch on the validation part and tests it.
   -m, --model NAME          a model of this package or any sequential model of RecBole (SASRec, GRU4Rec, ...)
   -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
   --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
+  --preset NAME             a bundle of the model's settings: paper, released, quick; --help --model=NAME lists them
   --config_files "A B"      yaml files; later ones win, the command line wins over all
   --result_file FILE.json   write everything the run found
   --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
@@ -157,9 +159,10 @@ def format_result(result):
     """The test metrics as a table, both protocols side by side, and where the checkpoint is."""
     both = (result["test_result_unmasked"], result["test_result_masked"])
     chosen = "masked" if result["mask_history"] else "not masked"
+    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
     lines = [
         "",
-        f"Test of {result['model']} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
+        f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
         f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
         f"{'metric':<10}{'history not masked':>20}{'history masked':>18}",
     ]
@@ -179,6 +182,8 @@ def print_help(words):
     print(f"models of this package: {', '.join(property_names('model'))}")
     print(f"data sets with settings: {', '.join(property_names('dataset'))}")
     model = parse_settings(words).get("model") if words else None
+    for name, path in preset_files(model).items() if model else ():
+        print(f"--preset={name}: {describe_preset(path)}")
     files = [properties_dir() / "overall.yaml"] + ([property_file("model", model)] if model else [])
     for path in files:
         if path.is_file():

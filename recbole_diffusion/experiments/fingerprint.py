@@ -31,8 +31,9 @@ def fingerprint(config):
 
 
 def settings_hash(config):
-    """Hash of the settings without those that name a place."""
-    settings = {key: value for key, value in config.plain().items() if key not in PLACES}
+    """Hash of the settings without those that name a place, and without those that are not set, so that a new setting
+    that is off by default makes no kept run unknown."""
+    settings = {key: value for key, value in config.plain().items() if key not in PLACES and value is not None}
     content = {"model": config["model"], "dataset": config["dataset"], "settings": settings}
     return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 

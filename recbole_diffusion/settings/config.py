@@ -17,6 +17,7 @@ from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.files import plain
 from recbole_diffusion.settings import registry
+from recbole_diffusion.settings.presets import read_preset
 from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file
 from recbole_diffusion.settings.schema import read_schema
 
@@ -55,8 +56,9 @@ class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
     Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
-    ``properties/dataset/<dataset>.yaml``, ``config_file_list`` in its order, ``config_dict`` (the command line).
-    ``model_settings`` in a data set's file holds settings of single models on that data.
+    ``properties/dataset/<dataset>.yaml``, the ``preset`` that a later source names, ``config_file_list`` in its order,
+    ``config_dict`` (the command line). ``model_settings`` in a data set's file holds settings of single models on that
+    data.
     A model from elsewhere names its yaml file in the class attribute ``settings_file``.
 
     Args:
@@ -136,6 +138,9 @@ class DiffusionConfig(Config):
                 self._required.update(key for key in schema if content[key] is not None)
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
+        if self.external_config_dict.get("preset") is not None:
+            own_file = getattr(model_class, "settings_file", None)
+            self.internal_config_dict.update(read_preset(model, self.external_config_dict["preset"], dataset, own_file))
         self._check_external()
         self._fit_to_model(model_class)
 
