@@ -7,7 +7,6 @@ import torch
 
 from recbole_diffusion.errors import UsageError
 
-
 _shown = []  # what CUDA_VISIBLE_DEVICES said when CUDA was first asked in this process, which is when CUDA reads it
 
 
