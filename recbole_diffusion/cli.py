@@ -66,11 +66,10 @@ def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-    escape_what_streams_cannot_take()
+    make_streams_lenient()
     try:
         code = dispatch([word for word in words if word != "--debug"])
-        if sys.stdout:
-            sys.stdout.flush()  # a full disk shall be told here and not by Python's last words
+        sys.stdout.flush()  # a full disk shall be told here and not by Python's last words
         return code
     except UsageError as error:
         if debug:
@@ -81,16 +80,37 @@ def main(argv=None):
     except BrokenPipeError:  # `... | head` has read enough
         sys.stdout = None
         return 0
+    except OSError as error:
+        if debug or not output_fails():
+            raise
+        print(f"error: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        sys.stdout = None
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
         return 130
 
 
-def escape_what_streams_cannot_take():
-    """Let output in an encoding without some letter show an escape for it, so that no result is lost for an umlaut."""
-    for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+def make_streams_lenient():
+    """No result is lost for a letter that the encoding of a stream lacks, nor for a stream that is closed.
+
+    An escape is shown for the letter; what is closed becomes the null device, so that no file gets its number.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
+        elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def output_fails():
+    """Whether standard output is what cannot be written."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def speaks():

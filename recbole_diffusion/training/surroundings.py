@@ -23,11 +23,13 @@ def left_as_found():
     cpu, cudnn = torch.device("cpu"), torch.backends.cudnn
     found = random_state([], cpu), torch.get_float32_matmul_precision(), (cudnn.benchmark, cudnn.deterministic)
     level, gpus, watched = logging.getLogger().level, os.environ.get(GPUS), _wandb_run()
+    failed = 1
     try:
         yield
+        failed = 0
     finally:
         if _wandb_run() is not watched:  # one that the caller opened himself is his to close
-            sys.modules["wandb"].finish()
+            sys.modules["wandb"].finish(exit_code=failed)
         end_logging()
         logging.getLogger().setLevel(level)
         random, precision, (cudnn.benchmark, cudnn.deterministic) = found
