@@ -9,6 +9,7 @@ import warnings
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.files import expand_home
 from recbole_diffusion.settings.presets import describe_preset, preset_files
 from recbole_diffusion.settings.properties import parse_scalar, properties_dir, property_file, property_names
 from recbole_diffusion.settings.schema import read_schema
@@ -67,8 +68,11 @@ def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    make_streams_lenient()
     try:
-        return dispatch([word for word in words if word != "--debug"])
+        code = dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()  # a full disk shall be told here and not by Python's last words
+        return code
     except UsageError as error:
         if debug:
             traceback.print_exc()
@@ -78,9 +82,37 @@ def main(argv=None):
     except BrokenPipeError:  # `... | head` has read enough
         sys.stdout = None
         return 0
+    except OSError as error:
+        if debug or not output_fails():
+            raise
+        print(f"error: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        sys.stdout = None
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
         return 130
+
+
+def make_streams_lenient():
+    """No result is lost for a letter that the encoding of a stream lacks, nor for a stream that is closed.
+
+    An escape is shown for the letter; what is closed becomes the null device, so that no file gets its number.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
+        elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def output_fails():
+    """Whether standard output is what cannot be written."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def speaks():
@@ -114,8 +146,17 @@ def run_module(name, words):
     module.add_arguments(parser)
     if name in TAKE_SETTINGS:
         arguments, rest = parser.parse_known_args(words)
-        return module.main(arguments, parse_settings(rest))
-    return module.main(parser.parse_args(words)) or 0
+        return module.main(with_homes(arguments), parse_settings(rest))
+    return module.main(with_homes(parser.parse_args(words))) or 0
+
+
+def with_homes(arguments):
+    """The words of a command with the home folder for the ``~`` of paths, which shells leave alone behind ``--key=``."""
+    for name, value in vars(arguments).items():
+        values = value if isinstance(value, list) else [value]
+        expanded = [expand_home(one) if isinstance(one, str) and one.startswith("~") else one for one in values]
+        setattr(arguments, name, expanded if isinstance(value, list) else expanded[0])
+    return arguments
 
 
 def parse_settings(words):
@@ -160,20 +201,26 @@ def format_result(result):
     both = (result["test_result_unmasked"], result["test_result_masked"])
     chosen = "masked" if result["mask_history"] else "not masked"
     preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
+    width = max(10, *(len(metric) + 2 for metric in both[0]))
     lines = [
         "",
         f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
         f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
-        f"{'metric':<10}{'history not masked':>20}{'history masked':>18}",
+        f"{'metric':<{width}}{'history not masked':>20}{'history masked':>18}",
     ]
     for metric, value in both[0].items():
-        masked = f"{both[1][metric]:.4f}" if both[1] else "not available"
-        lines.append(f"{metric:<10}{value:>20.4f}{masked:>18}")
+        masked = format_value(both[1][metric]) if both[1] else "not available"
+        lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
     if result["leaks_test_labels"]:
         lines.append("These figures LEAK: the model saw the test targets (graph_source: all).")
     if result["checkpoint"]:
         lines.append(f"checkpoint: {result['checkpoint']}")
     return "\n".join(lines)
+
+
+def format_value(value):
+    """A metric as text; None is one that no user gives a value."""
+    return "no value" if value is None else f"{value:.4f}"
 
 
 def print_help(words):

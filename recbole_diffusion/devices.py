@@ -1,10 +1,41 @@
 """Devices that the user names."""
 
+import os
 import re
 
 import torch
 
 from recbole_diffusion.errors import UsageError
+
+_shown = []  # what CUDA_VISIBLE_DEVICES said when CUDA was first asked in this process, which is when CUDA reads it
+
+
+def cuda_there():
+    """Whether there is a GPU to see; from the first yes on, this process sees the same GPUs for ever."""
+    there = torch.cuda.is_available()
+    if there and not _shown:
+        _shown.append(os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+    return there
+
+
+def show_gpus(names):
+    """Let this process see these GPUs only, as far as CUDA can still be told.
+
+    Args:
+        names (str): numbers or names of GPUs, separated by commas, the first of which computes; empty for none.
+
+    Raises:
+        UsageError: when this process computes on another one already, where CUDA would silently stay.
+    """
+    if torch.cuda.is_initialized():
+        cuda_there()
+    first = _shown[0].split(",")[0] if _shown else None
+    if names and first not in (None, names.split(",")[0]):
+        raise UsageError(
+            f"gpu_id {names} comes too late, this process computes on GPU {first} already: use one GPU for all runs of a "
+            f"process, or start another"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = names
 
 
 def usable_device(name, shown=None):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import secrets
 import tempfile
@@ -114,6 +115,18 @@ def write_whole(path, content):
         file.write(content)
 
 
+def expand_home(path):
+    """A path with the home folder for its ``~``, which shells leave alone behind ``--key=``, and files always.
+
+    Raises:
+        UsageError: when there is no such user; a folder of the name ``~`` can still be meant by ``./~``.
+    """
+    expanded = os.path.expanduser(path)
+    if str(expanded).startswith("~"):
+        raise UsageError(f"'{path}': there is no such home folder (write ./{path} for a name that begins with ~)")
+    return expanded
+
+
 def same_file(one, other):
     """Whether two paths lead to one file, by whatever names and links.
 
@@ -148,8 +161,17 @@ def make_folder(folder, what):
 
 
 def write_json(result, path):
-    """Write a result file whole or not at all."""
-    write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
+    """Write a result file whole or not at all; what is no finite number becomes null, for which JSON has a word."""
+    write_whole(path, (json.dumps(finite(result), indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(value):
+    """JSON values with None for numbers that are not finite, such as a metric of no users."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(value):

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from recbole_diffusion import processes
 from recbole_diffusion.data.build import check_against_data, create_dataset
@@ -18,9 +18,11 @@ from recbole_diffusion.training.launch import run_processes, split_group
 from recbole_diffusion.training.logs import check_places, start_logging
 from recbole_diffusion.training.networks import build_model, restore_model, start_torch
 from recbole_diffusion.training.records import Clock, data_counts, describe_split, peak_memory_mb, versions
+from recbole_diffusion.training.surroundings import left_as_found
 from recbole_diffusion.training.trainer import trainer_class
 
 
+@left_as_found()
 def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, data_cache=None):
     """Train a model, pick the best epoch on the validation part and test it.
 
@@ -45,11 +47,12 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         return run_processes(run, model, dataset, config_file_list, settings, saved, **group)
     clock = Clock()
     config, trainer, loaders, counts = set_up(model, dataset, config_file_list, settings, data_cache)
-    if config["resume"]:
-        trainer.resume_last_run()
-    clock.lap("data")
-    earlier = trainer.training_seconds
-    best_score, best_result = fit(trainer, loaders, saved)
+    with closing(trainer.tensorboard):  # it holds a thread and a file
+        if config["resume"]:
+            trainer.resume_last_run()
+        clock.lap("data")
+        earlier = trainer.training_seconds
+        best_score, best_result = fit(trainer, loaders, saved)
     clock.lap("training", earlier)
     with saying_how_to_go_on(trainer):
         tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
@@ -88,6 +91,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     return result
 
 
+@left_as_found()
 def validate(model=None, dataset=None, config_file_list=None, config_dict=None, data_cache=None, callback=None):
     """Train a model and look at the validation part only; the test part is never ranked.
 
@@ -106,7 +110,8 @@ def validate(model=None, dataset=None, config_file_list=None, config_dict=None, 
     config, trainer, loaders, _ = set_up(model, dataset, config_file_list, config_dict, data_cache)
     if config["eval_step"] <= 0:
         raise UsageError(f"eval_step is {config['eval_step']}: without validation there is nothing to choose by")
-    score, result = fit(trainer, loaders, saved=False, callback=callback)
+    with closing(trainer.tensorboard):
+        score, result = fit(trainer, loaders, saved=False, callback=callback)
     clock.lap("all")
     return {
         "best_valid_score": float(score),
@@ -148,13 +153,9 @@ def prepare_data(config):
 
 def fit(trainer, loaders, saved, callback=None):
     """RecBole's ``fit``; Ctrl-C says how to go on."""
-    try:
-        with saying_how_to_go_on(trainer):
-            return trainer.fit(
-                loaders[0], loaders[1], saved=saved, show_progress=trainer.config["show_progress"], callback_fn=callback
-            )
-    finally:
-        trainer.tensorboard.close()  # it holds a thread and a file
+    with saying_how_to_go_on(trainer):
+        show = trainer.config["show_progress"]
+        return trainer.fit(*loaders[:2], saved=saved, show_progress=show, callback_fn=callback)
 
 
 @contextmanager

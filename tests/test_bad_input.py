@@ -8,7 +8,7 @@ import pytest
 from recbole_diffusion.cli import main
 from recbole_diffusion.data import build
 from recbole_diffusion.data.build import create_dataset
-from recbole_diffusion.settings import config
+from recbole_diffusion.settings import checks
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training import trainer
 
@@ -93,8 +93,8 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--embedding_size=128"], "unknown key 'embedding_size'"),
         (["--model=SimDiffRec", "--train_neg_sample_args={distribution: uniform, sample_num: 1}"], "draws what it needs"),
         (["--model=SimDiffRec", "--eval_args={split: {RS: [1,2]}}"], "a split such as"),
-        (["--model=SimDiffRec", "--eval_args={mode: fulll}"], "[fulll]"),
-        (["--model=SimDiffRec", "--eval_args=foo"], "a setting cannot be used"),
+        (["--model=SimDiffRec", "--eval_args={mode: fulll}"], "mode of eval_args must be full, or uniN or popN such as uni100, got 'fulll'"),
+        (["--model=SimDiffRec", "--eval_args=foo"], "eval_args must be a mapping, got 'foo'"),
         (["--model=SimDiffRec", "--metrics=[AUC]", "--valid_metric=AUC"], "a setting cannot be used: Full sort"),
         (["--model=SimDiffRec", "--metrics=5"], "a setting cannot be used"),
         (["--model=SimDiffRec", "--epochs=2.0"], "epochs must be of type int"),
@@ -163,7 +163,7 @@ def test_folders_of_results_that_cannot_be_made(folder, capsys, words):
 
 
 def test_a_missing_wandb_is_named(folder, capsys, monkeypatch):
-    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     message = refused(capsys, "--model=SimDiffRec", "--log_wandb=True", *GOOD, *SMALL, f"--data_path={folder}")
     assert "log_wandb needs the package wandb: pip install wandb" in message
 

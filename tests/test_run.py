@@ -1,7 +1,9 @@
 """The whole path through the command and through Python: results, checkpoints, protocols."""
 
+import importlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from recbole_diffusion.cli import format_result, main, parse_settings
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.quick_start import validate
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.checkpoint import save_atomically
@@ -91,22 +94,42 @@ def test_the_sizes_of_the_parts_are_logged(folder, caplog):
     assert "split: 40 training examples, 40 of validation, 40 of test" in caplog.text
 
 
-def test_weights_and_biases_get_every_part_of_the_loss(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """As much of the package as RecBole uses."""
     (tmp_path / "wandb.py").write_text(
-        "class Run:\n    summary = {}\n"
-        "run, logged = None, []\n"
-        "def init(**words):\n    global run\n    run = Run()\n    run.words = words\n"
+        "class Run:\n"
+        "    def __init__(self, **words): self.words, self.logged, self.summary = words, [], {}\n"
+        "run, runs = None, []\n"
+        "def init(**words):\n    global run\n    run = Run(**words)\n    runs.append(run)\n"
+        "def finish(exit_code=0):\n    global run\n    run.exit_code, run = exit_code, None\n"
         "def define_metric(*words, **more): pass\n"
-        "def log(metrics, commit=True): logged.append(metrics)\n"
+        "def log(metrics, commit=True): run.logged.append(metrics)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    run("SimDiffRec", "cycle", config_dict=settings(folder, log_wandb=True, wandb_project="mine"))
-    import wandb
+    yield importlib.import_module("wandb")
+    del sys.modules["wandb"]
 
-    names = {name for metrics in wandb.logged for name in metrics}
-    assert wandb.run.words["project"] == "mine" and "eval/hit@5" in wandb.run.summary
+
+def test_weights_and_biases_get_every_part_of_the_loss(folder, wandb):
+    result = run("SimDiffRec", "cycle", config_dict=settings(folder, log_wandb=True, wandb_project="mine"))
+    names = {name for metrics in wandb.runs[0].logged for name in metrics}
+    assert wandb.runs[0].words["project"] == "mine"
+    assert wandb.runs[0].summary["eval/hit@5"] == result["test_result_unmasked"]["hit@5"]
     assert {"train/recommendation", "train/contrast", "train/diffusion", "valid/mrr@5"} <= names
-    monkeypatch.delitem(sys.modules, "wandb")
+
+
+def test_every_run_of_a_process_is_one_of_weights_and_biases(folder, wandb, monkeypatch):
+    given = settings(folder, log_wandb=True, mask_history=True)
+    masked = run("SimDiffRec", "cycle", config_dict=given)
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="valid_metric mrr@5 has no value"):
+        patch.setattr(DiffusionTrainer, "_valid_epoch", lambda self, *args, **more: (math.nan, {"mrr@5": math.nan}))
+        validate("SimDiffRec", "cycle", config_dict=given)
+    assert [one.exit_code for one in wandb.runs] == [0, 1] and wandb.run is None
+    assert wandb.runs[0].summary["eval/hit@5"] == masked["test_result_masked"]["hit@5"]
+    wandb.init()
+    run("SimDiffRec", "cycle", config_dict=given)
+    assert wandb.run is wandb.runs[2] and len(wandb.runs) == 3  # the caller's own, which is his to finish
 
 
 def test_checkpoint_is_plain_and_gives_the_same_scores_again(folder):

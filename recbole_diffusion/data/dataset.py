@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
 from recbole_diffusion.data.atomic_reader import AtomicReader
+from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
@@ -103,6 +104,7 @@ class SequenceDataset(AtomicReader, SequentialDataset):
         }
 
     def _data_processing(self):
+        check_kinds(self.config, self.field2type)
         super()._data_processing()
         counts, expected = self._counts(), self.config["expected_counts"]
         if self.benchmark_filename_list is not None:  # histories count, too; they share the numbering of the targets

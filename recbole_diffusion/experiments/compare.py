@@ -13,6 +13,7 @@ from recbole_diffusion.files import make_folder
 from recbole_diffusion.reports.kept import read_json
 from recbole_diffusion.reports.report import write_reports
 from recbole_diffusion.reports.tables import Study, format_settings, format_text, recbole_name
+from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import PLACES
 from recbole_diffusion.settings.properties import load_yaml, missing_file_message, property_names
@@ -201,7 +202,7 @@ def check_metric(name, cells):
     wanted = recbole_name(name)
     for cell in {(cell.row, cell.dataset): cell for cell in cells}.values():  # a seed changes no metric
         config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
-        known = [f"{metric}@{k}".lower() for metric in config["metrics"] for k in config["topk"]]
+        known = metric_names(config)
         if wanted not in known:
             hint = did_you_mean(wanted, known)
             raise UsageError(f"unknown metric '{name}'{hint}: {cell.row} on {cell.dataset} has {', '.join(known)}")

@@ -228,8 +228,9 @@ def draw_sweep(args):
     panels = {}
     for path, run in runs.items():
         check_metric(args.metric, run[source], f"'{path}'")
-        group = panels.setdefault(run["dataset"], {}).setdefault(other_settings(run, args.key), {})
-        group.setdefault(run["given"][args.key], []).append(run[source][metric])
+        if run[source][metric] is not None:
+            group = panels.setdefault(run["dataset"], {}).setdefault(other_settings(run, args.key), {})
+            group.setdefault(run["given"][args.key], []).append(run[source][metric])
     labels = list(dict.fromkeys(label for groups in panels.values() for label in groups))
     if len(labels) > MOST_LINES:
         raise UsageError(f"{len(labels)} lines are more than a reader can tell apart: use --datasets or --folder")

@@ -68,10 +68,12 @@ def rank_test_part(path, data_path=None, trust_checkpoint=False):
         UsageError: see ``load_data_and_model``, and when the data or metrics give no ranks.
     """
     config, model, data, train, _, test = load_data_and_model(str(path), data_path, trust_checkpoint)
-    ranks = evaluate_both_protocols(config, trainer_class(config)(config, model), test, load_best_model=False)[1][False]
+    trainer = trainer_class(config)(config, model)
+    trainer.eval_collector.data_collect(train)
+    ranks = evaluate_both_protocols(config, trainer, test, load_best_model=False)[1][False]
     part = test._dataset
-    if ranks is None or TARGET not in part.inter_feat:
-        raise UsageError(f"'{path}' gives no rank per user: it needs full ranking and metrics of hits in a list")
+    if TARGET not in part.inter_feat:
+        raise UsageError(f"'{path}' gives no rank per user: it needs a data set of the plugin's class")
     rows = part.inter_feat
     targets = rows[data.iid_field].numpy()
     lengths = (rows[TARGET] - rows[USER_START]).numpy()

@@ -75,7 +75,7 @@ def compare_rows(rows, ours, protocol, names):
 def by_seed(results, protocol, name):
     """Seed -> value of a metric."""
     key = f"test_result_{protocol}"
-    return {result["seed"]: result[key][name] for result in results if name in result.get(key, {})}
+    return {result["seed"]: result[key][name] for result in results if result.get(key, {}).get(name) is not None}
 
 
 def paired_over_seeds(ours, other):

@@ -104,14 +104,14 @@ def format_mean(values):
 
 def recbole_name(metric):
     """A paper's ``HR@10`` or ``P@10`` as RecBole's ``hit@10``: precision of one target is printed as a hit rate."""
-    name, _, k = metric.lower().partition("@")
-    return f"{'hit' if name in ('hr', 'p') else name}@{k}"
+    name, at, k = metric.lower().partition("@")
+    return f"{'hit' if name in ('hr', 'p') else name}{at}{k}"
 
 
 def metric_title(name):
     """RecBole's ``hit@10`` as the papers' ``HR@10``."""
-    metric, _, k = name.partition("@")
-    return f"{'HR' if metric == 'hit' else metric.upper()}@{k}"
+    metric, at, k = name.partition("@")
+    return f"{'HR' if metric == 'hit' else metric.upper()}{at}{k}"
 
 
 def metric_names(results):
@@ -143,7 +143,7 @@ def column(rows, protocol, name):
         list[tuple[str, int | None]]: mean and deviation, and 1 for the best, 2 for the second best, None for others and
         for rows that see test labels.
     """
-    values = [[r[protocol][name] for r in finished(cells) if name in r[protocol]] for cells in rows.values()]
+    values = [[r[protocol][name] for r in finished(cells) if r[protocol].get(name) is not None] for cells in rows.values()]
     # Compared as shown: a mark must not tell apart what the reader sees as equal.
     means = [round(mean_and_std(v)[0], 4) if v else None for v in values]
     fair = [None if leaks(cells) else mean for cells, mean in zip(rows.values(), means)]
@@ -182,7 +182,7 @@ def improvements(rows, protocol, names, ours):
     for name in names:
         means = {}
         for label, cells in rows.items():
-            values = [r[protocol][name] for r in finished(cells) if name in r[protocol]]
+            values = [r[protocol][name] for r in finished(cells) if r[protocol].get(name) is not None]
             if values and (label == ours or not leaks(cells)):
                 means[label] = statistics.fmean(values)
         mine = means.pop(ours, None)

@@ -1,47 +1,23 @@
 """RecBole's configuration with the plugin's models, data sets and defaults, checked before anything runs."""
 
-import codecs
 import copy
 import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from recbole.config import Config
-from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType
 
 from recbole_diffusion import processes
+from recbole_diffusion.devices import cuda_there, show_gpus
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
-from recbole_diffusion.files import plain
-from recbole_diffusion.settings import registry
+from recbole_diffusion.files import expand_home, plain
+from recbole_diffusion.settings import checks, registry
 from recbole_diffusion.settings.presets import read_preset
 from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file
+from recbole_diffusion.settings.recbole_keys import HIDDEN_KEYS, HIDDEN_KEYS_OF_MODELS
 from recbole_diffusion.settings.schema import read_schema
-
-# Keys that RecBole reads although none of its yaml files holds them.
-RECBOLE_HIDDEN_KEYS = {
-    "model", "dataset", "config_files", "encoding", "local_rank", "nproc", "world_size", "offset", "ip", "port",
-    "numerical_features", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD",
-}  # fmt: skip
-
-# Kinds of RecBole's settings that it uses without a look, most of them empty by default.
-RECBOLE_KINDS = {
-    "text": (
-        str,
-        "field_separator", "seq_separator", "encoding", "state", "transform", "USER_ID_FIELD", "ITEM_ID_FIELD",
-        "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "NEG_PREFIX", "valid_metric",
-    ),
-    "a list": (
-        list, "alias_of_user_id", "alias_of_item_id", "additional_feat_suffix", "normalize_field", "benchmark_filename",
-    ),
-    "a mapping": (dict, "val_interval", "preload_weight", "discretization", "threshold", "seq_len"),
-}  # fmt: skip
-TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
-_INTERVAL = re.compile(r"[\[(]\s*-?[\d.]+(e\d+)?\s*,\s*(-?[\d.]+(e\d+)?|inf)\s*[\])]")
-
 
 # RecBole's settings that would change nothing, or the wrong thing, and what happens instead.
 NOT_FOR_PLUGIN_MODELS = {
@@ -142,10 +118,11 @@ class DiffusionConfig(Config):
             own_file = getattr(model_class, "settings_file", None)
             self.internal_config_dict.update(read_preset(model, self.external_config_dict["preset"], dataset, own_file))
         self._check_external()
+        self._expand_homes()
         self._fit_to_model(model_class)
 
     def _check_external(self):
-        known = set(self.internal_config_dict) | RECBOLE_HIDDEN_KEYS
+        known = set(self.internal_config_dict) | HIDDEN_KEYS | (set() if self.is_plugin_model else HIDDEN_KEYS_OF_MODELS)
         known.update(key for keys in self.parameters.values() for key in keys)
         for key, value in self.external_config_dict.items():
             if key not in known and not self.external_config_dict.get("allow_unknown_keys"):
@@ -154,21 +131,26 @@ class DiffusionConfig(Config):
                 self._check_value(key, value)
             if key in RECBOLE_PICKLES and value:
                 raise UsageError(f"{key} would do nothing, data are read from their files in every run: remove it")
-            if isinstance(value, (int, float)) and key in self._schema and self._schema[key].type == "str":
+            if isinstance(value, (int, float)) and key in self._schema and self._schema[key].type in ("str", "path"):
                 self.external_config_dict[key] = str(value)
 
     def _check_value(self, key, value):
         if key in self._schema:
             return self._schema[key].check(value)
-        for kind, (wanted, *keys) in RECBOLE_KINDS.items():
-            if key in keys and not isinstance(value, wanted):
-                raise UsageError(f"{key} must be {kind}, got '{value}'")
+        checks.check_kind(key, value)
         default = self.internal_config_dict.get(key)
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UsageError(f"{key} must be True or False, got '{value}'")
-        elif isinstance(default, (int, float)) and not isinstance(value, (int, float)):
+        elif isinstance(default, (int, float)) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise UsageError(f"{key} must be a number, got '{value}'")
+
+    def _expand_homes(self):
+        """``~`` in paths, which a shell leaves alone behind ``--key=`` and in files."""
+        for settings in (self.internal_config_dict, self.external_config_dict):
+            for key, setting in self._schema.items():
+                if setting.type == "path" and isinstance(settings.get(key), str):
+                    settings[key] = expand_home(settings[key])
 
     def _fit_to_model(self, model_class):
         """Defaults that depend on the model: columns to load, negative sampling, training view."""
@@ -186,6 +168,7 @@ class DiffusionConfig(Config):
         if isinstance(self.external_config_dict.get("eval_args"), dict):
             # What is not given stays that of sequential data; RecBole would fall back to random splits.
             self.external_config_dict["eval_args"] = {**internal["eval_args"], **self.external_config_dict["eval_args"]}
+        checks.check_eval_args({**internal, **self.external_config_dict}["eval_args"])
         if self.is_plugin_model:
             for key, instead in NOT_FOR_PLUGIN_MODELS.items():
                 if self.external_config_dict.get(key) not in (None, False):
@@ -200,18 +183,9 @@ class DiffusionConfig(Config):
 
     def _require_runnable(self):
         """Relations between settings that would otherwise fail after an epoch, or not at all."""
-        self._check_metrics()
-        self._check_split(self["eval_args"]["split"], self["eval_args"]["order"])
-        if "labeled" in self["eval_args"]["mode"].values():
-            raise UsageError("eval_args mode labeled ranks nothing: choose full, uniN or popN")
-        for key in ("user_inter_num_interval", "item_inter_num_interval"):
-            if self[key] is not None and not all(_INTERVAL.fullmatch(part.strip()) for part in str(self[key]).split(";")):
-                raise UsageError(f"{key} must be an interval such as [5,inf), got '{self[key]}'")
-        self._check_environment()
-        for key in ("load_col", "unload_col"):
-            columns = self[key]
-            if columns is not None and not (_names_columns(columns) and (key == "unload_col" or "inter" in columns)):
-                raise UsageError(f"{key} must be columns by file such as {{inter: [user_id]}}, got '{columns}'")
+        checks.check_valid_metric(self)
+        checks.check_environment(self)
+        checks.check_columns(self)
         if self["MODEL_INPUT_TYPE"] is None:
             raise UsageError(f"RecBole's {self.model} has no loss_type '{self['loss_type']}', it may be CE or BPR")
         heads, hidden = self["n_heads"], self["hidden_size"]
@@ -221,72 +195,17 @@ class DiffusionConfig(Config):
             raise UsageError(
                 f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
             )
-        self._check_precision()
+        checks.check_negatives(self)
+        checks.check_precision(self)
         if self["lr_decay_step"] and not self.is_plugin_model:
             raise UsageError(f"lr_decay_step is for the plugin's models, {self.model} trains at a constant rate: remove it")
         check = getattr(self.model_class, "check_config", None)
         if check:
             check(self)
 
-    def _check_environment(self):
-        """Names of things outside the package."""
-        try:
-            codecs.lookup(self["encoding"] or "utf-8")
-        except LookupError as error:
-            raise UsageError(f"encoding: {error}") from None
-        if self["transform"] and self["transform"] not in TRANSFORMS:
-            raise UsageError(f"transform must be one of {', '.join(TRANSFORMS)}, got '{self['transform']}'")
-        if self["worker"] < 0:
-            raise UsageError(f"worker must be at least 0, got {self['worker']}")
-        if self["log_wandb"] and find_spec("wandb") is None:
-            raise UsageError("log_wandb needs the package wandb: pip install wandb")
-
-    def _check_precision(self):
-        clip = self["clip_grad_norm"]
-        if clip is not None and not (set(clip) <= {"max_norm", "norm_type"} and _is_positive(clip.get("max_norm"))):
-            raise UsageError(f"clip_grad_norm must be such as {{max_norm: 5.0}} with a positive number, got {clip}")
-        if clip is not None and not _is_positive(clip.get("norm_type", 2.0)):
-            raise UsageError(f"norm_type of clip_grad_norm must be a positive number, got {clip['norm_type']}")
-        fp16_on_cpu = self["enable_amp"] and self["amp_type"] == "fp16" and self["device"].type == "cpu"
-        if fp16_on_cpu and not hasattr(torch.amp, "GradScaler"):
-            raise UsageError("amp_type: fp16 on a CPU needs PyTorch 2.3 or later: use bf16")
-
-    @staticmethod
-    def _check_split(split, order):
-        kind, value = next(iter(split.items())) if isinstance(split, dict) and len(split) == 1 else (None, None)
-        ratios = isinstance(value, list) and len(value) == 3 and all(isinstance(part, (int, float)) for part in value)
-        if order != "TO" or not (kind == "LS" and value == "valid_and_test" or kind in ("RS", "TS") and ratios):
-            raise UsageError(
-                f"eval_args needs order: TO and a split such as {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}} (or TS), "
-                f"got order {order} and split {split}"
-            )
-
-    def _check_metrics(self):
-        bigger = self["valid_metric_bigger"]
-        if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
-            raise UsageError(f"valid_metric_bigger follows from {self['valid_metric']}, it is {bigger}: remove it")
-        known = {f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]}
-        if self["eval_type"] != EvaluatorType.RANKING:
-            raise UsageError(f"metrics must rank items, such as Hit, NDCG, MRR; got {self['metrics']}")
-        if self["valid_metric"].lower() not in known:
-            raise UsageError(
-                f"valid_metric '{self['valid_metric']}' is not among metrics x topk"
-                f"{did_you_mean(self['valid_metric'], known)}: add it to metrics/topk or choose one of "
-                f"{', '.join(sorted(known))}"
-            )
-
     def _set_default_parameters(self):
         settings = self.final_config_dict
-        metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
-        if not metrics:
-            raise UsageError("metrics must name at least one metric, such as NDCG")
-        for metric in metrics:
-            if str(metric).lower() not in metric_types:
-                raise UsageError(f"unknown metric '{metric}'{did_you_mean(metric, metric_types)}")
-        topk = settings["topk"] if isinstance(settings["topk"], (list, tuple)) else [settings["topk"]]
-        if not topk or not all(isinstance(k, int) and k > 0 for k in topk):
-            raise UsageError(f"topk must be positive whole numbers, got {settings['topk']}")
-        settings["topk"] = list(topk)
+        checks.check_metrics(settings)
         own_copy = os.path.join(settings["data_path"], self.dataset)
         super()._set_default_parameters()
         if self.dataset == "ml-100k" and os.path.isfile(os.path.join(own_copy, "ml-100k.inter")):
@@ -301,12 +220,12 @@ class DiffusionConfig(Config):
         settings = self.final_config_dict
         gpus = settings["gpu_id"]
         settings["gpu_id"] = ",".join(map(str, gpus)) if isinstance(gpus, (list, tuple)) else str(gpus)
-        if "gpu_id" in self.external_config_dict:
-            os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
         wants_gpu = settings["use_gpu"] and settings["gpu_id"] != ""
+        if "gpu_id" in self.external_config_dict:
+            show_gpus(settings["gpu_id"])
         settings.update(single_spec=True, local_rank=0)
         if not processes.launched():
-            settings["device"] = torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu")
+            settings["device"] = torch.device("cuda" if wants_gpu and cuda_there() else "cpu")
             return
         settings.update(device=processes.join(wants_gpu), world_size=processes.world_size())
         if not processes.is_first():
@@ -321,14 +240,3 @@ class DiffusionConfig(Config):
         """The settings as a dict of JSON values, for checkpoints and result files."""
         return {key: plain(value) for key, value in self.final_config_dict.items()}
 
-
-def _names_columns(value):
-    """Whether a value maps each file to ``*`` or a list of column names."""
-    return isinstance(value, dict) and all(
-        columns == "*" or isinstance(columns, list) and all(isinstance(column, str) for column in columns)
-        for columns in value.values()
-    )
-
-
-def _is_positive(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

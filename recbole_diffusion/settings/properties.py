@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
+from recbole_diffusion.files import expand_home
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -114,6 +115,7 @@ def load_yaml(path):
     Raises:
         UsageError: when the file is missing, is not YAML or does not hold key-value pairs.
     """
+    path = expand_home(path)
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.load(file, Loader=YamlLoader)

@@ -14,12 +14,15 @@ from recbole_diffusion.errors import UsageError
 _LINE = re.compile(r"^(?P<key>\w+):.*?#\s*\((?P<type>[\w ]+)\)\s*(?P<doc>.*)$")
 _RANGE = re.compile(r"Range:\s*(?P<left>[\[(])(?P<low>[^,]+),\s*(?P<high>[^\])]+)(?P<right>[\])])")
 _CHOICES = re.compile(r"One of:\s*(?P<words>[^.]+)\.")
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+_TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: its type by name, its documentation, and its range or choices as written in the yaml."""
+    """One key: its type by name, its documentation, and its range or choices as written in the yaml.
+
+    The type ``path`` is text in which ``~`` stands for the home folder.
+    """
 
     key: str
     type: str

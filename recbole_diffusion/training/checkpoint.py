@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.files import plain, replacing
+from recbole_diffusion.files import expand_home, plain, replacing
 from recbole_diffusion.settings.free import FREE_SETTINGS
 
 CHECKPOINT_FORMAT = 1
@@ -51,6 +51,7 @@ def load_checkpoint(path, trust=False):
     Raises:
         UsageError: when the file is missing, damaged or foreign.
     """
+    path = expand_home(path)
     if not os.path.isfile(path):
         raise UsageError(f"checkpoint '{path}' {'is no file' if os.path.exists(path) else 'does not exist'}")
     try:

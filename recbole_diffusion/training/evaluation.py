@@ -5,7 +5,7 @@ import io
 import numpy
 import torch
 
-from recbole_diffusion.files import write_whole
+from recbole_diffusion.files import finite, write_whole
 
 
 def evaluate_both_protocols(config, trainer, test_data, load_best_model):
@@ -15,10 +15,11 @@ def evaluate_both_protocols(config, trainer, test_data, load_best_model):
 
     Returns:
         tuple: {mask_history: metrics} and {mask_history: ranks}. Ranks are a [n] int16 array: the place of each test
-        target among the best max(topk) items from 1, or 0 outside; None where the metrics need more than a list.
+        target among the best max(topk) items from 1, or 0 outside; None for a protocol that there is not.
     """
     results, ranks = {False: {}, True: {}}, {False: None, True: None}
-    for masked in (False, True) if getattr(test_data, "can_mask_history", False) else (False,):
+    chosen = config["mask_history"]  # comes last: loggers that know one test result keep it
+    for masked in (not chosen, chosen) if getattr(test_data, "can_mask_history", False) else (False,):
         test_data.mask_history = masked
         trainer.eval_collector.ranks = []
         found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
@@ -34,14 +35,12 @@ def write_ranks(ranks, test_part, path):
     """Keep the rank of every test target, for tests that pair users.
 
     Args:
-        ranks (dict[bool, np.ndarray | None]): see :func:`evaluate_both_protocols`; nothing is written without ranks.
+        ranks (dict[bool, np.ndarray | None]): see :func:`evaluate_both_protocols`.
         test_part (SequenceDataset): its rows in the order of the ranks.
         path (str | Path): ``.npz`` file with ``user`` and ``item`` (numbers of the data set), ``unmasked``, ``masked``.
     """
     named = {"unmasked": ranks[False], "masked": ranks[True]}
     found = {name: places for name, places in named.items() if places is not None}
-    if not found:
-        return
     rows = test_part.inter_feat
     who = {"user": rows[test_part.uid_field], "item": rows[test_part.iid_field]}
     content = {name: column.numpy().astype(numpy.int32) for name, column in who.items()}
@@ -51,5 +50,5 @@ def write_ranks(ranks, test_part, path):
 
 
 def plain_metrics(metrics):
-    """RecBole's metrics as JSON values."""
-    return {name: float(value) for name, value in (metrics or {}).items()}
+    """RecBole's metrics as JSON values; None for one that no user gives a value, which RecBole calls NaN."""
+    return finite({name: None if value is None else float(value) for name, value in (metrics or {}).items()})

@@ -25,26 +25,29 @@ def check_places(config):
 def start_logging(config):
     """RecBole's logger, on standard output, with a file of its own for every run of a process.
 
-    The settings go to the file only: on the terminal they would bury everything else.
+    The settings go to the file only: on the terminal they would bury everything else. The file is UTF-8 whatever the
+    system's encoding is, and a stream that cannot take a letter gets an escape in its place.
     """
     logger = logging.getLogger()
     if not processes.is_first():
         logger.setLevel(logging.ERROR)
         return
-    for handler in list(logger.handlers):
-        if getattr(handler, "of_recbole_diffusion", False):
-            logger.removeHandler(handler)
-            handler.close()
-    root_handlers, logger.handlers = logger.handlers, []  # RecBole's set-up does nothing beside other handlers
+    end_logging()
+    others, logger.handlers = logger.handlers, []  # RecBole's set-up does nothing beside other handlers
     streams = sys.stdout, sys.stderr
-    init_logger(config)
-    sys.stdout, sys.stderr = streams  # colorama wraps them again at every call, until Python's stack is too short
-    ours, logger.handlers = logger.handlers, [*root_handlers, *logger.handlers]
+    try:
+        init_logger(_Printable(config))
+    finally:
+        sys.stdout, sys.stderr = streams  # colorama wraps them again at every call, until Python's stack is too short
+        logger.handlers, ours = [*logger.handlers, *others], list(logger.handlers)  # TensorBoard is named after the first file
     for handler in ours:
         handler.of_recbole_diffusion = True
-        handler.handleError = partial(stop_logging, handler)
+        handler.handleError = partial(go_on_without, handler)
         if isinstance(handler, logging.FileHandler):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
             handler.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, str(config), (), None))
+        elif sys.stdout is None:  # closed by whoever started the program
+            logger.removeHandler(handler)
         else:
             handler.setStream(sys.stdout)
             if not sys.stdout.isatty():  # colours are for terminals, not for files and pipes
@@ -52,6 +55,34 @@ def start_logging(config):
                 handler.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", "%d %b %H:%M"))
 
 
-def stop_logging(handler, record):
-    """Do without a log whose disk is full or whose reader has gone; Python would print a traceback for every line."""
+def end_logging():
+    """Close the logs of a run; other handlers of the root logger stay."""
+    logger = logging.getLogger()
+    for handler in list(logger.handlers):
+        if getattr(handler, "of_recbole_diffusion", False):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class _Printable:
+    """A configuration for RecBole's logger, which hashes it as UTF-8, without the halves of letters that paths may hold."""
+
+    def __init__(self, config):
+        self._config = config
+        self.final_config_dict = {key: ascii(value) for key, value in config.final_config_dict.items()}
+
+    def __getitem__(self, key):
+        return self._config[key]
+
+
+def go_on_without(handler, record):
+    """Escape a letter that a stream cannot take; do without a log whose disk is full or whose reader has gone.
+
+    Python would print a traceback for every line.
+    """
+    if isinstance(sys.exc_info()[1], UnicodeError) and not getattr(record, "escaped", False):
+        record.msg, record.args = record.getMessage().encode("ascii", "backslashreplace").decode(), ()
+        record.escaped = True
+        handler.emit(record)
+        return
     logging.getLogger().removeHandler(handler)

@@ -23,6 +23,7 @@ from recbole_diffusion.training.checkpoint import (
     settings_fingerprint,
 )
 from recbole_diffusion.training.collector import OneTargetCollector
+from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import on_device, plain_parameters, restore_model
 from recbole_diffusion.training.tensorboard import LenientWriter, no_tensorboard
 
@@ -42,6 +43,8 @@ class SafeCheckpointMixin:
         processes.copy_from_first(model)
         self.eval_collector = OneTargetCollector(config)
         self.best_epoch, self.stopped = None, False
+        self.eval_step = config["eval_step"]  # RecBole lowers it to the number of epochs, which may be raised later
+        self.best_in_turn = self.best_valid_score  # of the validations that eval_step asks for; early stopping counts these
         self.scheduler, self.scaler = None, None
         self._resumed = None
         self.saved_epochs = 0
@@ -84,7 +87,8 @@ class SafeCheckpointMixin:
             "data": self.data,
             "stopped": self.stopped,
             "best_epoch": self.best_epoch,
-            "best_valid_result": metrics and {name: float(value) for name, value in metrics.items()},
+            "best_in_turn": float(self.best_in_turn),
+            "best_valid_result": metrics and plain_metrics(metrics),
             "train_loss_dict": self.train_loss_dict,
             "history": self.history,
             "seconds": self.training_seconds,
@@ -167,6 +171,7 @@ class SafeCheckpointMixin:
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict", "history"):
             setattr(self, name, training[name])
         self.training_seconds = training.get("seconds", 0.0)
+        self.best_in_turn = training.get("best_in_turn", self.best_valid_score)
 
     def _refuse_other_run(self, state, file):
         saved, training = state["config"], state.get("training")

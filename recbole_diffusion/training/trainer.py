@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.training.checkpoint import load_checkpoint
+from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
+from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import compile_layers, restore_model
 from recbole_diffusion.training.resumable import SafeCheckpointMixin
 
@@ -37,7 +38,7 @@ class EpochsMixin(SafeCheckpointMixin):
             self._train_and_report(train_data, epoch, verbose, show_progress)
             score, is_best = None, True
             if self.eval_step > 0 and valid_data:
-                score, is_best = self._validate_and_report(valid_data, epoch, verbose, show_progress)
+                score, is_best = self._validate_if_due(valid_data, epoch, verbose, show_progress)
             if is_best:
                 self.best_epoch = epoch
             self.training_seconds = time.perf_counter() - start
@@ -57,26 +58,43 @@ class EpochsMixin(SafeCheckpointMixin):
         self._add_train_loss_to_tensorboard(epoch, losses)
         self.wandblogger.log_metrics({"epoch": epoch, "train_loss": losses, "train_step": epoch}, head="train")
 
-    def _validate_and_report(self, valid_data, epoch, verbose, show_progress):
-        """Score of an epoch and whether it is the best one; (None, False) when no validation is due."""
-        if (epoch + 1) % self.eval_step:
+    def _validate_if_due(self, valid_data, epoch, verbose, show_progress):
+        """Score of an epoch and whether it is the best one; (None, False) when no validation is due.
+
+        The last epoch is looked at whatever ``eval_step`` is. Where it is not its turn, the look leaves the random
+        generators and the count of early stopping alone: a run that goes on with more epochs is trained as if it had
+        had them from the start.
+        """
+        in_turn, is_last = (epoch + 1) % self.eval_step == 0, epoch + 1 == self.epochs
+        if in_turn:
+            return self._validate_and_report(valid_data, epoch, True, verbose, show_progress)
+        if not is_last:
             return None, False
+        before = random_state(self._generators, self.device)
+        found = self._validate_and_report(valid_data, epoch, False, verbose, show_progress)
+        restore_random_state(before, self._generators, self.device)
+        return found
+
+    def _validate_and_report(self, valid_data, epoch, in_turn, verbose, show_progress):
         start = time.time()
         score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        if math.isnan(score):
+            raise UsageError(f"valid_metric {self.valid_metric} has no value in the validation part: choose another")
         self.history["valid_epoch"].append(epoch)
-        for name, value in result.items():
-            self.history["valid"].setdefault(name, []).append(float(value))
-        self.best_valid_score, self.cur_step, self.stopped, is_best = early_stopping(
-            score, self.best_valid_score, self.cur_step, self.stopping_step, self.valid_metric_bigger
-        )
+        for name, value in plain_metrics(result).items():
+            self.history["valid"].setdefault(name, []).append(value)
+        is_best = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
         if is_best:
-            self.best_valid_result = result
+            self.best_valid_score, self.best_valid_result = score, result
+        if in_turn:
+            self.best_in_turn, self.cur_step, self.stopped, _ = early_stopping(
+                score, self.best_in_turn, self.cur_step, self.stopping_step, self.valid_metric_bigger
+            )
         if verbose:
             self.logger.info(f"epoch {epoch} evaluating [time: {time.time() - start:.2f}s, valid_score: {score:f}]")
             self.logger.info("valid result: \n" + dict2str(result))
             if self.stopped:
-                best = epoch - self.cur_step * self.eval_step
-                self.logger.info(f"Finished training, best eval result in epoch {best}")
+                self.logger.info(f"Finished training, best eval result in epoch {epoch if is_best else self.best_epoch}")
         self.tensorboard.add_scalar("Vaild_score", score, epoch)
         self.wandblogger.log_metrics({**result, "valid_step": epoch // self.eval_step}, head="valid")
         return score, is_best
