@@ -211,7 +211,7 @@ def test_it_is_no_part_of_what_a_run_is(folder):
 
 def test_a_wrong_number_is_refused(folder, capsys):
     assert main(["--model=SimDiffRec", "--dataset=cycle", f"--data_path={folder}", "--threads=0"]) == 2
-    assert "threads must be" in capsys.readouterr().err
+    assert "threads must lie in [1, inf), got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
