@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 
-from recbole_diffusion import __version__
+from recbole_diffusion import __version__, threads
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import expand_home
 from recbole_diffusion.settings.presets import describe_preset, preset_files
@@ -65,6 +65,7 @@ def main(argv=None):
     Returns:
         int: 0 on success, 1 when ``doctor`` finds a problem, 2 for wrong input, 130 after Ctrl-C.
     """
+    threads.choose()  # before anything imports PyTorch
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from recbole_diffusion import __version__
+from recbole_diffusion import __version__, threads
 from recbole_diffusion.errors import one_line
 from recbole_diffusion.settings.properties import data_sets, load_yaml, properties_dir, property_names
 from recbole_diffusion.versions import below, fits, from_, readable, release
@@ -215,7 +215,8 @@ def report(data_path=None):
     data_path = data_path or load_yaml(properties_dir() / "overall.yaml")["data_path"]
     found = installed()
     device, device_findings = check_device(found)
-    findings = [*check_versions(found), *device_findings, *check_imports(), *check_folders(data_path)]
+    doubts = [Finding(what, repair, serious=False) for what, repair in threads.doubts()]
+    findings = [*check_versions(found), *device_findings, *doubts, *check_imports(), *check_folders(data_path)]
     here = data_sets(data_path)
     absent = [name for name in property_names("dataset") if name not in (*here, "ml-100k")]
     packaged = util.find_spec("recbole") is not None and "ml-100k" not in here
@@ -224,6 +225,7 @@ def report(data_path=None):
         ", ".join(f"{name} {found[name]}" for name in (*SUPPORTED, *NEEDED_BY_RECBOLE) if found[name]),
         f"optional: {', '.join(f'{name} {found[name]}' for name in OPTIONAL if found[name]) or 'nothing'}",
         f"device: {device}",
+        *threads.examine(),
         f"properties: {properties_dir()}",
         f"data sets are looked for in {os.path.abspath(data_path)} (--data_path changes it)",
         f"data sets there: {', '.join(here) or 'none'}{'; ml-100k comes with RecBole' * packaged}",

@@ -6,7 +6,9 @@ import shlex
 import sys
 from contextlib import closing, contextmanager
 
-from recbole_diffusion import processes
+import torch
+
+from recbole_diffusion import processes, threads
 from recbole_diffusion.data.build import check_against_data, create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
@@ -79,6 +81,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "peak_memory_mb": peak_memory_mb(),
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "device": str(config["device"]),
+        "threads": torch.get_num_threads(),
         "versions": versions(),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "checkpoint": trainer.saved_model_file if saved else None,
@@ -135,6 +138,7 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
     check_places(config)
     start_logging(config)
     start_torch(config)
+    logging.getLogger().info(threads.describe())
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
     loaders = build_loaders(config, data, parts)
     check_against_data(config, data)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "recbole_diffusion"
 # The rooms in the order of their dependencies: a room may import itself and those on the shelves below its own.
 SHELVES = [
-    {"errors", "versions"},
+    {"errors", "versions", "threads"},
     {"files", "processes", "devices"},
     {"settings"},
     {"diffusion", "layers"},

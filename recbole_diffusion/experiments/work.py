@@ -10,7 +10,7 @@ import traceback
 
 import torch
 
-from recbole_diffusion import quick_start
+from recbole_diffusion import quick_start, threads
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.experiments.store import numbered_locks
@@ -188,8 +188,7 @@ def run_worker(cells, store, started, log, jobs):
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    threads.share(jobs)
     for _ in work(cells, store, started, lambda cell: cell and print(f"cell: {cell}", flush=True)):
         pass
 

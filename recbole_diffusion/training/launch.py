@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_diffusion import processes
+from recbole_diffusion import processes, threads
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
 from recbole_diffusion.settings.config import DiffusionConfig
@@ -101,7 +101,7 @@ def run_in_group(local_rank, group_offset, environment, folder, train, arguments
     os.environ.update({key: str(value) for key, value in environment.items()})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by which the parent's end is told; a shell's job ignores it
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment["LOCAL_WORLD_SIZE"]))
+    threads.share(environment["LOCAL_WORLD_SIZE"])
     torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers start as in a run by itself
     try:
         write_json(train(*arguments), Path(folder, f"result-{local_rank}.json"))

@@ -8,7 +8,7 @@ from recbole.utils import init_seed
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from recbole_diffusion import processes
+from recbole_diffusion import processes, threads
 from recbole_diffusion.errors import UsageError
 
 
@@ -30,7 +30,8 @@ def build_model(config, train_data):
 
 
 def start_torch(config):
-    """Seed the random generators and choose how torch multiplies float32 matrices."""
+    """Seed the random generators, and choose how torch multiplies float32 matrices and how many threads it takes."""
+    threads.follow(config["threads"])
     init_seed(config["seed"], config["reproducibility"])
     torch.set_float32_matmul_precision(config["float32_matmul_precision"])
 
