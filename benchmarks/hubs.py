@@ -20,7 +20,7 @@ if __name__ == "__main__":
         for batch, *_ in test_data:
             tables = model.eval()._item_tables()
             sessions, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], tables)
-            bank = model._session_bank()
+            bank = model.encoded_bank()
             nearest = model.scorer.nearest(sessions, bank.index, model.config["k_neighbors"])
             found.update(nearest.flatten().tolist())
             cosines.append(F.cosine_similarity(sessions.unsqueeze(1), bank.vectors[nearest], dim=-1).flatten())

@@ -27,7 +27,7 @@ def measure(model, steps, args):
     import numpy as np
     import torch
 
-    from recbole_diffusion.serving.recommend import Catalogue, Recommender
+    from recbole_diffusion.serving.recommender import Catalogue, Recommender
     from recbole_diffusion.settings.config import DiffusionConfig
 
     torch.set_num_threads(args.threads)

@@ -7,7 +7,7 @@ _PUBLIC = {
     "run": "quick_start",
     "load_data_and_model": "quick_start",
     "objective_function": "quick_start",
-    "Recommender": "serving.recommend",
+    "Recommender": "serving.recommender",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -15,7 +15,7 @@ from recbole.utils import init_seed
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.properties import property_file
 from recbole_diffusion.settings.registry import MODELS
 from recbole_diffusion.settings.schema import read_schema

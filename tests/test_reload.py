@@ -13,7 +13,7 @@ from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.testing import cycle_sequences, make_config, write_features, write_sequences
 from recbole_diffusion.training.checkpoint import load_checkpoint
 from recbole_diffusion.training.networks import build_model

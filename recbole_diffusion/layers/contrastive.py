@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
+
 
 def info_nce(anchor, candidates, temperature, hidden_pairs=None):
     """InfoNCE with cosine similarity (SimDiffRec Eq. 17): candidate i is the positive of anchor i.
@@ -21,3 +23,21 @@ def info_nce(anchor, candidates, temperature, hidden_pairs=None):
     if hidden_pairs is not None:
         logits = logits.masked_fill(hidden_pairs, float("-inf"))
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
+
+
+def alignment_loss(ids, looks, temperature, n_rows=0):
+    """Each item's vector finds its own among those of another modality, of all items (DiffSBR section 4.1.3).
+
+    Args:
+        ids, looks (torch.Tensor): [V, d] each; row 0 is padding and left out.
+        temperature (float): tau > 0.
+        n_rows (int): items drawn as anchors; 0 for all.
+
+    Returns:
+        torch.Tensor: [] mean loss.
+    """
+    anchors = F.normalize(ids[1:], dim=-1)
+    rows = torch.arange(len(anchors), device=anchors.device)
+    if 0 < n_rows < len(rows):
+        rows = torch.randperm(len(rows), device=anchors.device)[:n_rows]
+    return linear_cross_entropy(anchors[rows] / temperature, F.normalize(looks[1:], dim=-1), rows)[0]

@@ -136,3 +136,32 @@ class ConcatenationScorer(SessionScorer):
 
     def _score(self, query, session):
         return (query + session).relu() @ self.output.weight[0] + self.output.bias
+
+
+def session_scorer(name, hidden_size, dropout, temperature):
+    """The similarity of a name: ``mlp`` (:class:`ConcatenationScorer`), ``cosine`` (:class:`CosineScorer`)
+    or ``two_tower`` (:class:`TwoTowerScorer`)."""
+    if name == "mlp":
+        return ConcatenationScorer(hidden_size)
+    if name == "cosine":
+        return CosineScorer(hidden_size, dropout, temperature)
+    return TwoTowerScorer(hidden_size, dropout)
+
+
+def feedback_loss(similarity, weight, error, form):
+    """What a retriever learns from the errors that its neighbours lead to (DiffSBR Eq. 14).
+
+    Args:
+        similarity (torch.Tensor): [B, k] of a query and its neighbours.
+        weight (torch.Tensor): [B, k] its softmax.
+        error (torch.Tensor): [B, k] of what each neighbour led to, without gradient.
+        form (str): ``weighted``, the errors' mean under the weights, or ``ranking``, of all pairs of neighbours.
+
+    Returns:
+        torch.Tensor: [] mean loss.
+    """
+    if form == "weighted":
+        return (weight * error).sum(1).mean()
+    better = error.unsqueeze(2) < error.unsqueeze(1)  # [B, k, k] neighbour a restores better than b
+    margin = (similarity.unsqueeze(2) - similarity.unsqueeze(1)).float()  # a sum of half values may overflow
+    return (F.softplus(-margin) * better).sum() / better.sum().clamp(min=1)

@@ -12,22 +12,21 @@ with the items. Equation numbers are the paper's, whose formulas are not in its 
 (docs/diffsbr.md says how).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.layers.contrastive import info_nce
+from recbole_diffusion.layers.contrastive import alignment_loss, info_nce
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
+from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer
+from recbole_diffusion.layers.retrieval import feedback_loss, session_scorer
+from recbole_diffusion.layers.session_bank import SessionBank
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
 from recbole_diffusion.model.base import (
     DiffusionSequentialRecommender,
@@ -37,19 +36,8 @@ from recbole_diffusion.model.base import (
 )
 from recbole_diffusion.processes import rows_of_all
 
-BANK_ROWS = 8192  # sessions that are encoded at a time
 
-
-@dataclass
-class SessionBank:
-    """The training sessions as the retriever sees them."""
-
-    vectors: torch.Tensor  # [S, d]
-    index: torch.Tensor  # [S, d] what the scorer keeps of them
-    uses: int = 0  # searches so far
-
-
-class DiffSBR(DiffusionSequentialRecommender):
+class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     """Diffusion-based latent neighbour generation for session-based recommendation.
 
     Args:
@@ -78,16 +66,14 @@ class DiffSBR(DiffusionSequentialRecommender):
         self.session = SessionAttention(hidden, config["session_gate"])
         self.generates, self.retrieves = config["neighbors"] == "latent", config["retrieval"]
         if self.retrieves:
-            self._keep_sessions(*self.training_sessions)
-            self.scorer = self._scorer()
+            self.bank = self._session_bank_of(*self.training_sessions)
+            self.scorer = session_scorer(config["scorer"], hidden, config["retriever_dropout"], config["tau"])
         if self.generates:
             self._init_diffusion()
         if self.fusion != "none":
             self._init_modality()
         self.balance = nn.Parameter(torch.zeros(()))  # lambda of Eq. 17 before the sigmoid
         self._initialize(features)
-        self._forget()
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     @staticmethod
     def check_config(config):
@@ -136,28 +122,11 @@ class DiffSBR(DiffusionSequentialRecommender):
             self.logger.warning("no item features: DiffSBR runs without a modality, as its ablation w/o SAD")
         return features
 
-    def _keep_sessions(self, items, lengths, users):
-        if self.config["k_neighbors"] >= len(lengths):
-            raise UsageError(
-                f"k_neighbors {self.config['k_neighbors']} is not smaller than the bank, {len(lengths)} training sessions"
-            )
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
-        rows = torch.zeros(real.shape, dtype=torch.long).masked_scatter(real, items)
-        if self.config["bank_sessions"] == "input":
-            lengths = lengths - 1
-            rows = rows[:, :-1] * (torch.arange(rows.shape[1] - 1) < lengths[:, None])
-        self.register_buffer("bank_items", rows, persistent=False)
-        self.register_buffer("bank_lengths", lengths, persistent=False)
-        bank_row = torch.zeros(int(users.max()) + 1, dtype=torch.long)
-        self.register_buffer("bank_row", bank_row.index_put((users,), torch.arange(len(users))), persistent=False)
-
-    def _scorer(self):
-        hidden, dropout = self.config["hidden_size"], self.config["retriever_dropout"]
-        if self.config["scorer"] == "mlp":
-            return ConcatenationScorer(hidden)
-        if self.config["scorer"] == "cosine":
-            return CosineScorer(hidden, dropout, self.config["tau"])
-        return TwoTowerScorer(hidden, dropout)
+    def _session_bank_of(self, items, lengths, users):
+        k = self.config["k_neighbors"]
+        if k >= len(lengths):
+            raise UsageError(f"k_neighbors {k} is not smaller than the bank, {len(lengths)} training sessions")
+        return SessionBank(items, lengths, users, inputs_only=self.config["bank_sessions"] == "input")
 
     def _init_diffusion(self):
         config = self.config
@@ -199,18 +168,8 @@ class DiffSBR(DiffusionSequentialRecommender):
 
     # What stays the same between two changes of the weights
 
-    def train(self, mode=True):
-        """Also forgets what was computed from the weights, at the start of every epoch and evaluation."""
-        self._forget()
-        return super().train(mode)
-
-    def _apply(self, function, *arguments):
-        """Also forgets when the model moves to another device or type."""
-        self._forget()
-        return super()._apply(function, *arguments)
-
-    def _forget(self):
-        self._bank = self._tables = None
+    def forget(self):
+        self._encoded_bank = self._tables = None
 
     def _item_tables(self):
         """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality."""
@@ -226,27 +185,20 @@ class DiffSBR(DiffusionSequentialRecommender):
         return self._item_tables()[0]
 
     @torch.no_grad()
-    def _session_bank(self):
+    def encoded_bank(self):
         """All training sessions, encoded without dropout; again every ``bank_refresh`` steps, once per evaluation."""
-        bank = self._bank
+        bank = self._encoded_bank
         if bank is None or self.training and bank.uses == self.config["bank_refresh"] > 0:
-            training = self.training
-            super().train(False)
-            ids, vectors = self.item_vectors(), []
-            for numbers in torch.arange(len(self.bank_items), device=ids.device).split(BANK_ROWS):
-                vectors.append(self._bank_vectors(numbers, ids))
-            vectors = torch.cat(vectors)
-            self._bank = SessionBank(vectors, self.scorer.index(vectors))
-            super().train(training)
-            if training:
+            with self.without_dropout():
+                self._encoded_bank = self.bank.encoded(self._session_encoder(self.item_vectors()), self.scorer)
+            if self.training:
                 self._tables = None  # the step needs tables with dropout and gradient
-        self._bank.uses += 1
-        return self._bank
+        self._encoded_bank.uses += 1
+        return self._encoded_bank
 
-    def _bank_vectors(self, numbers, ids):
-        """Sessions of the bank, given by their numbers [n], encoded with propagated ID vectors [V, d]: [n, d]."""
-        layout = PackedLayout(self.bank_lengths[numbers])
-        return self.session(ids[layout.pack(self.bank_items[numbers])], layout)
+    def _session_encoder(self, ids):
+        """Function from packed items and their layout to sessions [B, d], with propagated ID vectors [V, d]."""
+        return lambda items, layout: self.session(ids[items], layout)
 
     # Sessions and their neighbours (Eq. 4-7)
 
@@ -268,17 +220,14 @@ class DiffSBR(DiffusionSequentialRecommender):
         Returns:
             tuple: neighbours [B, k, d], which carry no gradient, and their similarities [B, k] (Eq. 6), which do.
         """
-        bank = self._session_bank()
-        own = None if user is None else self.bank_row[user]
+        bank = self.encoded_bank()
+        own = None if user is None else self.bank.row_of_user[user]
         nearest = self.scorer.nearest(session, bank.index, self.config["k_neighbors"], own)
-        neighbours = self._current_vectors(nearest, ids) if self.training else bank.vectors[nearest]
+        if self.training:  # as the weights of this step see them, not those of the epoch's start
+            neighbours = self.bank.vectors_of_each(nearest, self._session_encoder(ids))
+        else:
+            neighbours = bank.vectors[nearest]
         return neighbours, self.scorer.pairs(session, neighbours)
-
-    @torch.no_grad()
-    def _current_vectors(self, numbers, ids):
-        """Sessions of the bank [B, k] as the weights of this step see them, not those of the epoch's start: [B, k, d]."""
-        distinct, inverse = numbers.unique(return_inverse=True)
-        return self._bank_vectors(distinct, ids)[inverse]
 
     def _guidance(self, session, look, ids, user=None):
         """Conditions of the denoiser [B, k, d] and the similarities [B, k]; the same vector for all without retrieval."""
@@ -320,7 +269,8 @@ class DiffSBR(DiffusionSequentialRecommender):
         else:
             latent, parts = (weight.unsqueeze(-1) * condition).sum(1), {}
         if self.fusion != "none" and self.config["alignment_weight"]:
-            parts["alignment"] = self.config["alignment_weight"] * self._align(*tables)
+            alignment = alignment_loss(*tables, self.config["tau"], self.config["alignment_items"])
+            parts["alignment"] = self.config["alignment_weight"] * alignment
         combined = self._combine(session, look, latent)
         recommendation = linear_cross_entropy(combined, tables[0][1:], target - 1)[0]  # Eq. 18-19
         return {"recommendation": recommendation, **parts}
@@ -340,7 +290,8 @@ class DiffSBR(DiffusionSequentialRecommender):
         latent = (weight.unsqueeze(-1) * generated).sum(1)
         parts = {"generation": lambda_1 * (weight.detach() * error).sum(1).mean()}
         if self.retrieves and self.config["feedback"] != "none":
-            parts["feedback"] = lambda_1 * self._feedback(similarity, weight, error.detach())
+            feedback = feedback_loss(similarity, weight, error.detach(), self.config["feedback"])
+            parts["feedback"] = lambda_1 * feedback
         if self.fusion in ("contrast", "attention"):
             restored = self.self_denoiser(noised, t, self.self_denoiser.prepare(look))
             parts["self_generation"] = lambda_1 * (clean - restored).square().mean()  # Eq. 15
@@ -350,22 +301,6 @@ class DiffSBR(DiffusionSequentialRecommender):
             else:
                 latent = self._attend(latent, restored)
         return latent, parts
-
-    def _feedback(self, similarity, weight, error):
-        """What the retriever learns from the generator (Eq. 14). similarity, weight, error: [B, k]."""
-        if self.config["feedback"] == "weighted":
-            return (weight * error).sum(1).mean()
-        better = error.unsqueeze(2) < error.unsqueeze(1)  # [B, k, k] neighbour a restores better than b
-        margin = (similarity.unsqueeze(2) - similarity.unsqueeze(1)).float()  # a sum of half values may overflow
-        return (F.softplus(-margin) * better).sum() / better.sum().clamp(min=1)
-
-    def _align(self, ids, looks):
-        """Contrastive alignment of the ID and modality vectors of an item, against those of all items (section 4.1.3)."""
-        anchors, n_rows = F.normalize(ids[1:], dim=-1), self.config["alignment_items"]
-        rows = torch.arange(len(anchors), device=anchors.device)
-        if 0 < n_rows < len(rows):
-            rows = torch.randperm(len(rows), device=anchors.device)[:n_rows]
-        return linear_cross_entropy(anchors[rows] / self.config["tau"], F.normalize(looks[1:], dim=-1), rows)[0]
 
     # Inference (Eq. 13, 17)
 

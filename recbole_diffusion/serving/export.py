@@ -20,7 +20,7 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
-from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.training.checkpoint import add_trust_argument
 from recbole_diffusion.versions import below
 

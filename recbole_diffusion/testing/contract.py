@@ -16,7 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.quick_start import run
-from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.testing.data import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model
 

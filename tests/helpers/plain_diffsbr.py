@@ -1,7 +1,7 @@
 """DiffSBR written plainly: a dense graph, one session and one neighbour at a time, every step of the chain spelled out.
 
 It reads the weights and settings of a model, so that both compute the same numbers from the same parameters, and is
-given the training sessions as lists. This is what the fast version is checked against (tests/test_diffsbr.py).
+given the training sessions as lists. This is what the fast version is checked against (tests/model/test_diffsbr_plain.py).
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.prepare.extract import build_features
 from recbole_diffusion.reports.probe import item_cloud, neighbor_cloud, sequence_cloud
-from recbole_diffusion.serving.recommend import Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.checkpoint import load_checkpoint

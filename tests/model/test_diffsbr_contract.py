@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from session_models import SMALL
 
 from recbole_diffusion import run
 from recbole_diffusion.data.build import create_dataset
@@ -16,7 +17,6 @@ from recbole_diffusion.testing import (
 )
 from recbole_diffusion.training.networks import build_model
 
-SMALL = {"hidden_size": 16, "diffusion_steps": 8, "corruption_steps": 8, "denoiser_dropout": 0.1, "graph_dropout": 0.0}
 LEARNING = {"epochs": 15, "learning_rate": 0.01, "mask_history": True}
 
 

@@ -222,7 +222,7 @@ def test_neighbours_come_from_training_sessions(tmp_path):
     })["checkpoint"])  # fmt: skip
     model, batch = loaded[1], loaded[5]._dataset[[0, 1]]
     session, observable, latent = model.neighbors(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
-    distance = torch.cdist(observable, model._session_bank().vectors)
+    distance = torch.cdist(observable, model.encoded_bank().vectors)
     assert session.shape == (2, 8) and latent.shape == (2, 3, 8) and distance.min(-1).values.max() < 1e-3
 
 

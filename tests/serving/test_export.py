@@ -13,7 +13,7 @@ import torch
 from recbole_diffusion import run
 from recbole_diffusion.cli import main
 from recbole_diffusion.serving.export import export_onnx, padded_scorer
-from recbole_diffusion.serving.recommend import Catalogue, Recommender
+from recbole_diffusion.serving.recommender import Catalogue, Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 

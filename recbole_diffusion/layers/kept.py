@@ -1,0 +1,39 @@
+"""What is computed from weights once and kept until they may have changed."""
+
+from contextlib import contextmanager
+
+from torch import nn
+
+
+class KeepsWhatWeightsGive(nn.Module):
+    """Base, named before others, of models that keep tables of all items or the like between two changes of weights.
+
+    A model sets what it keeps to nothing in :meth:`forget`, which is called at the start of every epoch and evaluation,
+    when weights are loaded, and when the model moves to another device or type.
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.forget()
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
+
+    def forget(self):
+        """Drop what was computed from the weights."""
+        raise NotImplementedError
+
+    def train(self, mode=True):
+        """Also forgets."""
+        self.forget()
+        return super().train(mode)
+
+    def _apply(self, function, *arguments):
+        self.forget()
+        return super()._apply(function, *arguments)
+
+    @contextmanager
+    def without_dropout(self):
+        """In evaluation for a moment; forgets nothing."""
+        training = self.training
+        super().train(False)
+        yield
+        super().train(training)

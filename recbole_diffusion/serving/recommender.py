@@ -1,0 +1,280 @@
+"""Recommendations for histories of item tokens, from a checkpoint alone."""
+
+import reprlib
+from collections.abc import Mapping
+from numbers import Integral
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_diffusion.devices import usable_device
+from recbole_diffusion.errors import UsageError, one_line
+from recbole_diffusion.serving.histories import is_token
+from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.settings.registry import TRIMMABLE
+from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
+
+UNKNOWN = ("drop", "error")
+# Settings that change how a trained model samples and none of its weights.
+SAMPLING_SETTINGS = ("sampling_steps",)
+
+
+class UnknownItemError(UsageError):
+    """An item that the model was not trained on.
+
+    Attributes:
+        row (int): number of the history, from 0.
+        token (str): the item.
+    """
+
+    def __init__(self, row, token):
+        super().__init__(f"history {row}: unknown item '{token}' (unknown: drop ignores them)")
+        self.row, self.token = row, token
+
+
+class Ranking(list):
+    """``(token, score)`` pairs, best first.
+
+    Attributes:
+        source (str): ``model``, or ``popularity`` when the history holds no known item; scores are then counts of the
+            training part.
+        unknown (list[str]): items of the history that the model does not know.
+    """
+
+    def __init__(self, pairs, source, unknown):
+        super().__init__(pairs)
+        self.source, self.unknown = source, unknown
+
+
+class Catalogue:
+    """What models ask of a data set when they are built, answered from a checkpoint.
+
+    A single user, so that a model with a vector for every user does not fit its own weights and is refused.
+    """
+
+    user_num = 1
+
+    def __init__(self, config, checkpoint):
+        self._user_field, self._item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+        self._model, self._checkpoint = config["model"], checkpoint
+        self.item_num = len(checkpoint["item_tokens"])
+        self.field2seqlen = {self._item_field + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"]}
+
+    def num(self, field):
+        """Number of values of the user or the item field."""
+        return {self._user_field: self.user_num, self._item_field: self.item_num}[field]
+
+    def sessions(self):
+        """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
+        kept = self._checkpoint.get("other_parameter") or {}
+        if "training_sessions" not in kept:
+            raise self._not_kept("training_sessions")
+        return kept["training_sessions"]
+
+    def item_features(self, *_):
+        """Item vectors [V, d] of a trained model, None when it was trained without."""
+        return self._checkpoint["state_dict"].get("feature_embedding.weight")
+
+    def __getattr__(self, name):
+        raise self._not_kept(name)
+
+    def _not_kept(self, name):
+        return UsageError(
+            f"{self._model} needs '{name}' of its data set, which a checkpoint does not hold: use load_data_and_model"
+        )
+
+
+class Recommender:
+    """A trained model that maps item tokens to item tokens.
+
+    Args:
+        config (DiffusionConfig): settings of the model.
+        network (nn.Module): the model, on its device.
+        item_tokens (list[str]): token of every item number; number 0 is padding.
+        item_counts (list[int], optional): how often each item occurs in the training part, for empty histories.
+    """
+
+    def __init__(self, config, network, item_tokens, item_counts=None):
+        self.config, self.network = config, network.eval()
+        self.tokens = item_tokens
+        self.max_length = config["MAX_ITEM_LIST_LENGTH"]
+        self._numbers = {token: number for number, token in enumerate(item_tokens) if number}
+        self._trims = config.is_plugin_model or config["model"] in TRIMMABLE
+        self._popular = None
+        if item_counts is not None:
+            by_count = np.argsort(-np.asarray(item_counts)[1:], kind="stable") + 1
+            self._popular = [(item_tokens[number], float(item_counts[number])) for number in by_count]
+
+    @classmethod
+    def load(cls, path, device=None, trust_checkpoint=False, **sampling):
+        """Read a checkpoint; the data set is not needed.
+
+        Args:
+            path (str): checkpoint written by :func:`recbole_diffusion.run`.
+            trust_checkpoint (bool): read a pickle from elsewhere and execute any code in it.
+            device (str, optional): ``cpu``, ``cuda``, ``cuda:1``, ...; by default as in training where there is one.
+            sampling: ``sampling_steps`` of a diffusion model that samples, for example 1.
+
+        Raises:
+            UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
+                for a setting that the model does not have.
+        """
+        chosen = None if device is None else usable_device(device)
+        checkpoint = load_checkpoint(path, trust_checkpoint)
+        config = _restored_config(checkpoint, path, sampling)
+        config["device"] = chosen or config["device"]
+        network = _restored_network(config, checkpoint, path)
+        return cls(config, network, checkpoint["item_tokens"], _restored_counts(checkpoint, path))
+
+    def recommend(self, histories, k=10, exclude_seen=False, unknown="drop", batch_size=256):
+        """The best next items of some histories.
+
+        The scores of a history do not depend on the others, up to rounding in float32.
+
+        Args:
+            histories (Sequence[Sequence[str]]): item tokens of each user, oldest first; whole numbers are read as
+                text. Only the latest ``MAX_ITEM_LIST_LENGTH`` known ones reach the model.
+            k (int): items per history.
+            exclude_seen (bool): leave out all items of the history; the list is shorter when too few are left.
+            unknown (str): what to do with tokens that the model does not know: ``drop`` or ``error``.
+            batch_size (int): histories scored at once; scores are [batch_size, items].
+
+        Returns:
+            list[Ranking]: one per history.
+
+        Raises:
+            UsageError: for k that is no number from 1 to the number of items, for something else than lists of tokens,
+                for an unknown token under ``error``, for an empty history when the checkpoint has no counts.
+        """
+        self.check_request(k, unknown, batch_size)
+        k, batch_size = int(k), int(batch_size)  # PyTorch does not take all whole numbers of NumPy
+        if not _is_listed(histories):
+            raise UsageError(f"histories must be a list of lists of item tokens, got {_shown(histories)}")
+        histories = [self._check_history(row, history) for row, history in enumerate(histories)]
+        found = []
+        for first in range(0, len(histories), batch_size):
+            part = histories[first : first + batch_size]
+            found.extend(self._recommend_batch(part, first, k, exclude_seen, unknown))
+        return found
+
+    def check_request(self, k, unknown, batch_size):
+        """Raise UsageError for a value that :meth:`recommend` cannot use."""
+        for name, value in (("k", k), ("batch_size", batch_size)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} must be a whole number of at least 1, got {value}")
+        if k > len(self._numbers):
+            raise UsageError(f"k {k} is larger than the number of items, {len(self._numbers)}")
+        if unknown not in UNKNOWN:
+            raise UsageError(f"unknown must be one of {', '.join(UNKNOWN)}, got '{unknown}'")
+
+    @staticmethod
+    def _check_history(row, history):
+        if not _is_listed(history):
+            raise UsageError(f"history {row} must be a list of item tokens, got {_shown(history)}")
+        history = list(history)
+        for token in history:
+            if not is_token(token):
+                raise UsageError(f"history {row}: an item must be text or a whole number, got {_shown(token)}")
+        return [str(token) for token in history]
+
+    def _recommend_batch(self, histories, first, k, exclude_seen, unknown):
+        rankings, rows, known = [], [], []
+        for row, history in enumerate(histories):
+            lost = [token for token in history if token not in self._numbers]
+            if lost and unknown == "error":
+                raise UnknownItemError(first + row, lost[0])
+            items = [self._numbers[token] for token in history if token in self._numbers]
+            if items:
+                rows.append(row)
+                known.append(items)
+            rankings.append(Ranking([] if items else self._most_popular(k), "model" if items else "popularity", lost))
+        if known:
+            for row, pairs in zip(rows, self._rank(known, k, exclude_seen)):
+                rankings[row].extend(pairs)
+        return rankings
+
+    def _most_popular(self, k):
+        if self._popular is None:
+            raise UsageError("a history without known items needs item_counts, which the checkpoint lacks: train again")
+        return self._popular[:k]
+
+    @torch.no_grad()
+    def _rank(self, histories, k, exclude_seen):
+        """Best items of histories of item numbers: for each a list of (token, score)."""
+        scores = self.network.full_sort_predict(self._batch(histories)).view(len(histories), -1)
+        scores[:, 0] = float("-inf")
+        if exclude_seen:
+            rows = [row for row, items in enumerate(histories) for _ in items]
+            scores[rows, [item for items in histories for item in items]] = float("-inf")
+        best, items = scores.topk(k)
+        if best.isnan().any():
+            raise UsageError("the model's scores are no numbers: its training diverged")
+        for values, numbers in zip(best.tolist(), items.tolist()):
+            yield [(self.tokens[n], value) for value, n in zip(values, numbers) if value > float("-inf")]
+
+    def _batch(self, histories):
+        network = self.network
+        lengths = [min(len(items), self.max_length) for items in histories]
+        padded = np.zeros((len(histories), max(lengths) if self._trims else self.max_length), dtype=np.int64)
+        for row, length, items in zip(padded, lengths, histories):
+            row[:length] = items[-length:]
+        columns = {network.ITEM_SEQ: torch.from_numpy(padded), network.ITEM_SEQ_LEN: torch.tensor(lengths)}
+        return Interaction(columns).to(self.config["device"])
+
+
+def _restored_config(checkpoint, path, sampling):
+    saved = checkpoint.get("config")
+    if isinstance(saved, dict) and checkpoint.get("item_tokens") is None:
+        raise UsageError(f"'{path}' does not hold its items, as RecBole's own checkpoints: use load_data_and_model")
+    if not isinstance(saved, dict) or not isinstance(checkpoint["item_tokens"], list):
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: it has no settings or no items")
+    for key in sampling:
+        if key not in SAMPLING_SETTINGS or key not in saved:
+            raise UsageError(f"{saved.get('model')} has no {key} to change: leave it out")
+    try:
+        settings = {**reusable_settings(saved, None), **sampling}
+        return DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: damaged settings ({error})") from None
+
+
+def _restored_network(config, checkpoint, path):
+    network = config.model_class(config, Catalogue(config, checkpoint))
+    try:
+        network.load_state_dict(checkpoint["state_dict"])
+        network.load_other_parameter(checkpoint.get("other_parameter"))
+    except (KeyError, RuntimeError, AttributeError, TypeError) as error:
+        if "current model is torch.Size([1, " in str(error):
+            raise UsageError(
+                f"{config['model']} learns something for every user of its data and cannot recommend for new ones: use "
+                f"load_data_and_model"
+            ) from None
+        raise UsageError(f"'{path}' does not fit {config['model']}: {one_line(error, 200)}") from None
+    return network.to(config["device"])
+
+
+def _restored_counts(checkpoint, path):
+    """How often each item occurs in the training part, None in checkpoints from before these were kept."""
+    counts, n_items = checkpoint.get("item_counts"), len(checkpoint["item_tokens"])
+    if counts is None:
+        return None
+    if not isinstance(counts, torch.Tensor) or counts.shape != (n_items,):
+        raise UsageError(f"'{path}' is damaged: its item_counts are not one number for each of {n_items} items")
+    return counts.tolist()
+
+
+def _is_listed(value):
+    """Whether a value holds others in an order of their own, which text, dicts and sets do not."""
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)):
+        return False
+    try:
+        iter(value)  # arrays without dimensions look iterable and are not
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(value):
+    """A value of any size and kind as a piece of one line."""
+    return one_line(reprlib.repr(value))
