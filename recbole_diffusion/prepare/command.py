@@ -9,7 +9,7 @@ from recbole_diffusion.prepare.raw_lines import require_format
 from recbole_diffusion.prepare.raw_rows import FORMATS
 from recbole_diffusion.prepare.sequences import prepare
 from recbole_diffusion.prepare.session_formats import SESSION_FORMATS
-from recbole_diffusion.prepare.session_parts import prepare_sessions
+from recbole_diffusion.prepare.session_splits import prepare_sessions
 
 SESSION_OPTIONS = ("valid_share", "test_share", "test_sessions", "prefixes", "shortest")
 

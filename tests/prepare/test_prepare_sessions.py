@@ -10,7 +10,7 @@ from recbole_diffusion.cli import main
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare import session_sources
-from recbole_diffusion.prepare.session_parts import prepare_sessions
+from recbole_diffusion.prepare.session_splits import prepare_sessions
 from recbole_diffusion.prepare.sessions import Sessions, drop_unseen, filter_sessions, split_sessions
 from recbole_diffusion.testing import make_config
 
