@@ -72,7 +72,8 @@ class Table:
         self.columns = {}
         self.lines, self.hashes = array("q"), array("q")
         self.wrong_width, self.quotes = Finding(), Finding()
-        self.separator = settings["field_separator"]
+        self.separator, self.encoding = settings["field_separator"], settings["encoding"] or "utf-8"
+        self._usual_kinds = usual_kinds(settings)
         with open(path, "rb") as file:
             self._read_header(file.readline(), settings["seq_separator"])
             if not self.problems:
@@ -82,7 +83,7 @@ class Table:
         self.problems.append(f"{self.path.name}: {text}")
 
     def _read_header(self, raw, seq_separator):
-        header = raw.decode("utf-8", "replace").rstrip("\r\n")
+        header = raw.decode(self.encoding, "replace").rstrip("\r\n")
         if not header:
             self._problem("has no header, line 1 is empty")
             return
@@ -100,7 +101,9 @@ class Table:
     def _add_column(self, header, seq_separator):
         name, colon, kind = header.partition(":")
         if not colon:
-            self._problem(f"the header field '{header}' has no type, write it like '{header}:token'")
+            usual = self._usual_kinds.get(name)
+            advice = f"'{name}:{usual}'" if usual else f"'{name}:token', or '{name}:float' for numbers"
+            self._problem(f"the header field '{header}' has no type, write it like {advice}")
         elif kind not in TYPES:
             hint = did_you_mean(kind, TYPES)
             self._problem(f"the header field '{header}' has an unknown type{hint}, use one of: {', '.join(TYPES)}")
@@ -112,9 +115,9 @@ class Table:
         columns, width = list(self.columns.values()), len(self.columns)
         for number, raw in enumerate(file, 2):
             try:
-                text = raw.decode("utf-8").rstrip("\r\n")
+                text = raw.decode(self.encoding).rstrip("\r\n")
             except UnicodeDecodeError:
-                self._problem(f"line {number} is not UTF-8 text, convert the file")
+                self._problem(f"line {number} is not {self.encoding.upper()} text, convert the file or set --encoding")
                 return
             if not text:
                 continue  # RecBole passes over blank lines, too
@@ -132,6 +135,12 @@ class Table:
     def line_of_first(self, rows):
         """Line number of the first of some row numbers."""
         return self.lines[int(np.min(rows))]
+
+
+def usual_kinds(settings):
+    """{field: type} of the fields that every data set has: those that the readers accept."""
+    user, item, time = (settings[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"))
+    return {user: "token", item: "token", time: "float", item + settings["LIST_SUFFIX"]: "token_seq"}
 
 
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}

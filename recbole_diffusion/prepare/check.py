@@ -6,7 +6,7 @@ Only numpy is imported.
 import sys
 from pathlib import Path
 
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.prepare.archives import recbole_folder
 from recbole_diffusion.prepare.atomic_table import Table
 from recbole_diffusion.prepare.findings import (
@@ -17,7 +17,7 @@ from recbole_diffusion.prepare.findings import (
     examine_sides,
     examine_split,
 )
-from recbole_diffusion.settings.properties import dataset_properties, missing_file_message
+from recbole_diffusion.settings.properties import load_yaml, missing_file_message, settings_of_data
 
 _DEFAULTS = {
     "USER_ID_FIELD": "user_id",
@@ -31,13 +31,23 @@ _DEFAULTS = {
     "expected_counts": None,
     "benchmark_filename": None,
     "LIST_SUFFIX": "_list",
+    "encoding": "utf-8",
 }
+_KINDS = {"load_col": dict, "expected_counts": dict, "benchmark_filename": list}  # of the others: text
 
 
-def _settings(name, config):
+def _settings(name, data_path, config):
+    """Settings of all sources; None switches off what has no default, and is no value for the rest."""
     config = {} if config is None else config
-    given = {key: config[key] for key in _DEFAULTS if key in config and config[key] is not None}
-    return {**_DEFAULTS, **dataset_properties(name), **given}
+    given = {key: config[key] for key in _DEFAULTS if key in config}
+    given = {key: value for key, value in given.items() if value is not None or _DEFAULTS[key] is None}
+    settings = {**_DEFAULTS, **settings_of_data(name, data_path), **given}
+    for key in _DEFAULTS:
+        kind = _KINDS.get(key, str)
+        if settings[key] is not None and not isinstance(settings[key], kind):
+            names = {dict: "a mapping such as {a: b}", list: "a list such as [a, b]", str: "text"}
+            raise UsageError(f"{key} must be {names[kind]}, got '{settings[key]}'")
+    return settings
 
 
 def _locate(name, data_path, file_name):
@@ -47,7 +57,17 @@ def _locate(name, data_path, file_name):
         return folder
     if name == "ml-100k" and not folder.exists():
         return recbole_folder() / "dataset_example" / name
+    parts = [path.name.split(".")[-2] for path in folder.glob(f"{name}.*.inter")]
+    if parts and file_name == f"{name}.inter":
+        parts = sorted(parts, key=lambda part: (_PARTS.index(part) if part in _PARTS else len(_PARTS), part))
+        raise UsageError(
+            f"'{folder}' holds ready-made parts and no {file_name}: name them in their order, such as "
+            f"--benchmark_filename=[{','.join(parts)}], or write that to {folder / name}.yaml"
+        )
     raise UsageError(missing_file_message(name, data_path, file_name))
+
+
+_PARTS = ("train", "fit", "valid", "val", "dev", "test")
 
 
 def check_data(name, data_path="dataset", config=None):
@@ -56,16 +76,17 @@ def check_data(name, data_path="dataset", config=None):
     Args:
         name (str): name of the data set; ``ml-100k`` without a folder of its own means RecBole's packaged copy.
         data_path (str or Path): folder that holds the folder ``<name>``.
-        config (Mapping): settings that go before those of ``properties/dataset/<name>.yaml``: names of fields,
-            ``load_col``, separators, filter intervals, ``expected_counts``.
+        config (Mapping): settings that go before those of ``properties/dataset/<name>.yaml`` and of ``<name>.yaml``
+            beside the data: names of fields, ``load_col``, separators, filter intervals, ``expected_counts``,
+            ``benchmark_filename`` of ready-made parts.
 
     Returns:
         Report: problems, warnings, facts.
 
     Raises:
-        UsageError: when there is no such data set.
+        UsageError: when there is no such data set, and for a setting of a wrong type.
     """
-    settings = _settings(name, config)
+    settings = _settings(name, data_path, config)
     parts = settings["benchmark_filename"]
     folder = _locate(name, data_path, f"{name}.{parts[0]}.inter" if parts else f"{name}.inter")
     report = Report(name)
@@ -94,14 +115,29 @@ def check_data(name, data_path="dataset", config=None):
 
 def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion check-data`` to an argparse parser."""
-    parser.add_argument("name", help="name of the data set, e.g. beauty")
+    parser.add_argument("name", help="name of the data set, e.g. beauty; --KEY=VALUE and --config_files are settings")
     parser.add_argument("--data_path", default="dataset", help="folder of the data sets (default: dataset)")
 
 
-def main(args):
-    """Run ``recbole-diffusion check-data``; returns 0, or 2 with the problems on standard error, one per line."""
-    report = check_data(args.name, args.data_path)
+def main(args, settings=None):
+    """Run ``recbole-diffusion check-data``; returns 0, or 2 with the problems on standard error, one per line.
+
+    Args:
+        args (argparse.Namespace): see :func:`add_arguments`.
+        settings (dict, optional): those of :func:`check_data`, and ``config_files``, which may hold others too.
+    """
+    report = check_data(args.name, args.data_path, _with_config_files(settings or {}))
     print(report.summary())
     for problem in report.problems:
         print(problem, file=sys.stderr)
     return 0 if report.ok else 2
+
+
+def _with_config_files(settings):
+    settings, expanded = dict(settings), {}
+    for file in str(settings.pop("config_files", "")).split():
+        expanded.update(load_yaml(file))
+    for key in settings:
+        if key not in _DEFAULTS:
+            raise UsageError(f"--{key} says nothing about data{did_you_mean(key, _DEFAULTS)}; check-data reads {', '.join(_DEFAULTS)}")
+    return {**expanded, **settings}

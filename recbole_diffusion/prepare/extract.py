@@ -18,7 +18,7 @@ from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.prepare.image_labels import ImageLabeler, find_images, label_images
 from recbole_diffusion.prepare.result_cache import Cache
 from recbole_diffusion.prepare.text_vectors import TextEncoder, encode_texts
-from recbole_diffusion.settings.properties import dataset_properties
+from recbole_diffusion.settings.properties import settings_of_data
 
 DEFAULT_COLUMNS = ("title", "brand")
 DEFAULT_TEXT_MODEL = "bert-base-uncased"
@@ -123,7 +123,7 @@ def build_features(
     device = usable_device(device, f"--device={device}")
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset)
-    item_field = dataset_properties(dataset).get("ITEM_ID_FIELD", "item_id")
+    item_field = settings_of_data(dataset, data_path).get("ITEM_ID_FIELD", "item_id")
     texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns)
     images, extra = find_images(folder / "images", texts)
     if not columns and not images:

@@ -6,7 +6,9 @@ import numpy as np
 
 from recbole_diffusion.errors import did_you_mean
 from recbole_diffusion.prepare.atomic_table import Table, repeats
+from recbole_diffusion.prepare.columns import swapped_by_name
 from recbole_diffusion.prepare.interactions import k_core, lower_bound
+from recbole_diffusion.prepare.swapped import SWAPPED, swapped_by_shape
 
 
 @dataclass
@@ -68,6 +70,8 @@ def examine_rows(report, table, needed):
 def examine_fields(report, table, wanted, kinds):
     """Fields that must be in the header, and the types they must have there."""
     for name in wanted:
+        if name == "*":  # all that there are
+            continue
         if name not in table.columns:
             hint, has = did_you_mean(name, table.columns), ", ".join(table.columns)
             report.problems.append(f"{table.path.name}: has no field '{name}'{hint}; it has {has}")
@@ -94,6 +98,10 @@ def examine_interactions(report, table, settings):
             f"{table.path.name}: {100 * len(ties) / len(users):.2f} % of rows share their time with an earlier row "
             f"of the user, the first is line {table.line_of_first(ties)}; the data do not tell their true order"
         )
+    tokens = (list(table.columns[name].numbers) for name in (user, item))
+    reason = swapped_by_name(user, item) or swapped_by_shape(*tokens, users, items, times)
+    if reason:
+        report.warnings.append(f"{table.path.name}: {SWAPPED}: {reason}")
     _examine_counts(report, users, items, settings)
 
 

@@ -17,7 +17,7 @@ from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.files import plain
 from recbole_diffusion.settings import registry
-from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file
+from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file, settings_beside
 from recbole_diffusion.settings.schema import read_schema
 
 # Keys that RecBole reads although none of its yaml files holds them.
@@ -55,7 +55,8 @@ class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
     Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
-    ``properties/dataset/<dataset>.yaml``, ``config_file_list`` in its order, ``config_dict`` (the command line).
+    ``properties/dataset/<dataset>.yaml``, ``<dataset>.yaml`` beside the data, ``config_file_list`` in its order,
+    ``config_dict`` (the command line).
     ``model_settings`` in a data set's file holds settings of single models on that data.
     A model from elsewhere names its yaml file in the class attribute ``settings_file``.
 
@@ -136,8 +137,16 @@ class DiffusionConfig(Config):
                 self._required.update(key for key in schema if content[key] is not None)
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
+        self._take_settings_beside(model, dataset)
         self._check_external()
         self._fit_to_model(model_class)
+
+    def _take_settings_beside(self, model, dataset):
+        """Those of ``<dataset>.yaml`` in the folder of the data are a user's as well, below all others of the user."""
+        folder = self.external_config_dict.get("data_path", self.internal_config_dict["data_path"])
+        beside = settings_beside(dataset, folder)
+        self.internal_config_dict.update((beside.pop("model_settings", None) or {}).get(model, {}))
+        self.external_config_dict = {**beside, **self.external_config_dict}
 
     def _check_external(self):
         known = set(self.internal_config_dict) | RECBOLE_HIDDEN_KEYS

@@ -119,6 +119,45 @@ def test_sequences_count_positions_and_have_no_ratings(tmp_path):
     assert rows == [["7", "a", "0"], ["7", "b", "1"], ["7", "a", "2"], ["5", "c", "0"], ["5", "a", "1"]]
 
 
+def test_pairs_in_order_of_time(tmp_path):
+    for name, text in (("spaces", "7 a\n7 b\n5 c\n7 a\n"), ("tabs", "7\ta\n7\tb\n5\tc\n7\ta\n")):
+        quiet_prepare(name, write(tmp_path / "pairs.txt", text), tmp_path)
+        header, *rows = table(tmp_path, name)
+        assert header == ["user_id:token", "item_id:token", "timestamp:float"]
+        assert rows == [["7", "a", "0"], ["7", "b", "1"], ["7", "a", "2"], ["5", "c", "0"]]
+    quiet_prepare("short", write(tmp_path / "short.txt", "7 a\n5 c\n"), tmp_path)  # sequences of one item
+    assert [row[2] for row in table(tmp_path, "short")[1:]] == ["0", "0"]
+    quiet_prepare("long", write(tmp_path / "long.txt", "7 a\n5 c d\n"), tmp_path)
+    assert len(table(tmp_path, "long")) == 4
+
+
+def test_amazon_reviews_of_2023(tmp_path):
+    lines = [
+        {"rating": 5.0, "title": "x", "asin": "child", "parent_asin": "b", "user_id": "u", "timestamp": 1588687728923},
+        {"rating": 4.0, "asin": "a", "parent_asin": "a", "user_id": "u", "timestamp": 1588687728000},
+    ]
+    source = write(tmp_path / "All_Beauty.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    meta = write(
+        tmp_path / "meta.jsonl",
+        json.dumps({"title": "Soap", "store": "Acme", "parent_asin": "b", "categories": ["Bath", "Hand Soap"]}) + "\n",
+    )
+    quiet_prepare("mine", source, tmp_path, meta=meta)
+    assert table(tmp_path, "mine")[1:] == [["u", "a", "1588687728", "4"], ["u", "b", "1588687728.923", "5"]]
+    assert table(tmp_path, "mine", "item")[1:] == [["b", "Soap", "Acme", "Bath Hand_Soap"], ["a", "", "", ""]]
+
+
+def test_amazon_ratings_of_2018_have_the_item_first(tmp_path):
+    text = "B00000000X,A1AAAAAAAAAAAA,5.0,30\n0123456789,A1AAAAAAAAAAAA,4.0,20\n"
+    source, lines = write(tmp_path / "Beauty.csv", text), []
+    quiet_prepare("mine", source, tmp_path, say=lines.append)
+    assert [row[:2] for row in table(tmp_path, "mine")[1:]] == [
+        ["A1AAAAAAAAAAAA", "0123456789"], ["A1AAAAAAAAAAAA", "B00000000X"]
+    ]  # fmt: skip
+    assert not any("swapped" in line for line in lines)
+    quiet_prepare("other", source, tmp_path, "amazon-ratings", say=lines.append)
+    assert any(line.startswith("warning: users and items seem to be swapped: users are called") for line in lines)
+
+
 # ------------------------------------------------------------------------------------------- filter and counts
 
 
@@ -205,6 +244,8 @@ def test_lower_bound_of_nonsense():
         ("movielens", "1::2::3::inf\n", "line 1: .*the timestamp is not a finite number"),
         ("sequences", "1 2\n3\n", "line 2: .*at least one item"),
         ("sequences", "1 2\n1 3\n", "line 2: .*'1' already has a line"),
+        ("pairs", "1 2\n1 3 4\n", "line 2: .*2 words are expected, it has 3"),
+        ("amazon-2023", '{"user_id": "u", "parent_asin": "a", "rating": 5}\n', "line 1: .*the key 'timestamp' is missing"),
     ],
 )
 def test_bad_line_is_named(tmp_path, input_format, text, expected):
