@@ -26,15 +26,15 @@ COMMANDS = {
     "export": "serving.export",
     "doctor": "doctor",
 }
-TAKE_SETTINGS = ("compare", "tune")
+TAKE_SETTINGS = ("compare", "tune", "check-data")
 
 USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VALUE ...]
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
        recbole-diffusion compare --paper=simdiffrec.table2 --datasets=beauty
        recbole-diffusion tune --model=NAME --dataset=NAME --trials=20 [--KEY=VALUE ...]
        recbole-diffusion plot curves | sweep | groups | tsne ... (plot --help)
-       recbole-diffusion prepare NAME --source=FILE | --download
-       recbole-diffusion check-data NAME
+       recbole-diffusion prepare NAME --source=FILE [--user=COLUMN ...] | --download
+       recbole-diffusion check-data NAME [--KEY=VALUE ...]
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
        recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
@@ -140,7 +140,7 @@ def dispatch(words):
 def run_module(name, words):
     """Run the command of a module, which has ``add_arguments(parser)`` and ``main(arguments)``.
 
-    Those that train take settings as well: words that are no arguments go to ``main`` as a second value.
+    Those that train or check data take settings as well: words that are no arguments go to ``main`` as a second value.
     """
     module = importlib.import_module(f"recbole_diffusion.{COMMANDS[name]}")
     parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)

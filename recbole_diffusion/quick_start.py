@@ -13,6 +13,7 @@ from recbole_diffusion.data.build import check_against_data, create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
+from recbole_diffusion.prepare.data_frames import with_frame_stored
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
 from recbole_diffusion.training.evaluation import evaluate_both_protocols, plain_metrics, write_ranks
@@ -30,7 +31,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
 
     Args:
         model (str): a model of this package, of a third party or any sequential model of RecBole.
-        dataset (str): name of the data set.
+        dataset (str or pandas.DataFrame): name of the data set, or its rows, see
+            :func:`recbole_diffusion.prepare.data_frames.with_frame_stored`.
         config_file_list (list[str], optional): yaml files, later ones win.
         config_dict (dict, optional): settings, which win over the files. ``nproc`` starts that many processes, see
             :func:`recbole_diffusion.training.launch.run_processes`.
@@ -44,6 +46,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     Raises:
         UsageError: for anything the user can repair, before training starts.
     """
+    dataset, config_dict = with_frame_stored(dataset, config_dict)
     settings, group = split_group(config_dict)
     if group:
         return run_processes(run, model, dataset, config_file_list, settings, saved, **group)

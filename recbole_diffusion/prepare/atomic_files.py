@@ -7,6 +7,9 @@ from pathlib import Path
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import flush_to_disk, replacing
 
+# First line of the settings that prepare writes beside a split.
+SPLIT_MARK = "# Settings of these ready-made parts, written by prepare and read by every command"
+
 
 def number_text(number):
     """Shortest text of a number: 5 rather than 5.0."""

@@ -1,61 +1,27 @@
 """Item features from texts and images: one text per item, encoded, averaged over its tokens and reduced by PCA.
 
 The text of an item is made of columns of the ``.item`` file and of the labels that GoogLeNet sees in its image.
-Nothing here reads interactions. transformers, torchvision and pillow are imported when they are needed.
+Nothing here reads interactions.
 """
 
-import hashlib
-import importlib
-import importlib.util
 import sqlite3
-import zlib
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
 from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
-from recbole_diffusion.settings.properties import dataset_properties
+from recbole_diffusion.prepare.image_labels import ImageLabeler, find_images, label_images
+from recbole_diffusion.prepare.result_cache import Cache
+from recbole_diffusion.prepare.text_vectors import TextEncoder, encode_texts
+from recbole_diffusion.settings.properties import settings_of_data
 
 DEFAULT_COLUMNS = ("title", "brand")
 DEFAULT_TEXT_MODEL = "bert-base-uncased"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-LABELS_PER_IMAGE = 2
-_BLOCK = 1 << 20
-
-
-# ------------------------------------------------------------------------------------------- optional libraries
-
-
-def _library(name):
-    """Import an optional library. Raises UsageError when it is missing or does not fit the installed torch."""
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise UsageError(f"{name} is not installed, run: pip install transformers torchvision pillow")
-    try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError, OSError) as error:  # a torchvision built for another torch raises any of them
-        advice = "install it again"
-        if name == "torchvision":
-            advice = (
-                f"install the build that fits torch {torch.__version__} as pytorch.org/get-started says; "
-                f"for texts alone uninstall torchvision"
-            )
-        raise UsageError(f"{name} cannot be imported ({one_line(error, 120)}): {advice}") from None
-
-
-def _transformers():
-    if importlib.util.find_spec("torchvision"):
-        _library("torchvision")  # transformers imports it too, and would not say what is wrong with it
-    return _library("transformers")
-
-
-# ------------------------------------------------------------------------------------------- items and their texts
 
 
 def read_item_texts(path, item_field, columns=None):
@@ -90,289 +56,6 @@ def read_item_texts(path, item_field, columns=None):
     return dict(zip(frame[item_field], texts)), used
 
 
-def find_images(folder, items):
-    """Image files of the items.
-
-    Args:
-        folder (Path): holds ``<item>.jpg``, ``.jpeg`` or ``.png``; of several the first in this order is taken.
-        items (Iterable[str]): item tokens.
-
-    Returns:
-        tuple: {item token: path} in the order of the items, and the number of image files of other items.
-    """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES] if folder.is_dir() else []
-    files.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name))
-    paths = {path.stem: path for path in reversed(files)}
-    found = {item: paths[item] for item in items if item in paths}
-    return found, len(paths) - len(found)
-
-
-# ------------------------------------------------------------------------------------------- cache
-
-
-class Cache:
-    """Results by a hash of all that they depend on, in one SQLite file; every batch is on disk when it is done.
-
-    Args:
-        path (Path): the file; its folder is made.
-
-    Raises:
-        UsageError: when the file cannot be used.
-    """
-
-    def __init__(self, path):
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path)
-            self._connection.execute("CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
-        except (OSError, sqlite3.Error) as error:
-            raise UsageError(f"cache '{path}' cannot be used ({error}): delete it or name another --cache") from None
-
-    @staticmethod
-    def key(*parts):
-        """Hash of texts and bytes, in which their borders count."""
-        digest = hashlib.sha256()
-        for part in parts:
-            data = part.encode() if isinstance(part, str) else part
-            digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.digest()
-
-    def get(self, key):
-        """The bytes kept under a key, or None."""
-        row = self._connection.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
-        return row and row[0]
-
-    def put(self, values):
-        """Keep {key: bytes}, all or none of them."""
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", values.items())
-
-    def close(self):
-        """Close the file."""
-        self._connection.close()
-
-
-def _file_hash(*paths):
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode())
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(_BLOCK), b""):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------- images
-
-
-class ImageLabeler:
-    """The most likely ImageNet labels of images by torchvision's GoogLeNet.
-
-    Args:
-        weights (str or Path, optional): file of a state dict of GoogLeNet; by default torchvision's own download.
-        device (torch.device): where it runs.
-
-    Raises:
-        UsageError: when torchvision or pillow is missing, or the weights cannot be had or do not fit.
-    """
-
-    def __init__(self, weights, device):
-        self._device = device
-        self._pillow = _library("PIL.Image")
-        models = _library("torchvision").models
-        published = models.GoogLeNet_Weights.IMAGENET1K_V1
-        self._labels = published.meta["categories"]
-        self._transform = published.transforms()
-        network = self._download(models, published) if weights is None else self._from_file(models, Path(weights))
-        self._network = network.eval().to(device)
-        self.identity = f"{published} {published.url}" if weights is None else _file_hash(Path(weights))
-
-    @staticmethod
-    def _download(models, published):
-        try:
-            return models.googlenet(weights=published)
-        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum is wrong
-            place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-            raise UsageError(
-                f"the weights of GoogLeNet cannot be downloaded ({one_line(error)}): fetch "
-                f"{published.url} elsewhere and put it to {place}, or name the file with --image_weights"
-            ) from None
-
-    @staticmethod
-    def _from_file(models, path):
-        if not path.is_file():
-            raise UsageError(f"--image_weights '{path}' does not exist, give a state dict of torchvision's GoogLeNet")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            auxiliary = any(name.startswith("aux1.") for name in state)
-            network = models.googlenet(weights=None, init_weights=False, aux_logits=auxiliary, transform_input=True)
-            network.load_state_dict(state)
-        except Exception:  # torch raises many types for damaged and foreign files
-            raise UsageError(f"--image_weights '{path}' is no state dict of torchvision's GoogLeNet") from None
-        return network
-
-    def load(self, path):
-        """One image as the network wants it, float32 [3, 224, 224]; raises ValueError when it is unreadable."""
-        try:
-            with self._pillow.open(path) as image:
-                return self._transform(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, EOFError, zlib.error, self._pillow.DecompressionBombError) as error:
-            raise ValueError(one_line(error)) from None
-
-    def label(self, images):
-        """``LABELS_PER_IMAGE`` labels per image, likeliest first; images has shape [B, 3, 224, 224]."""
-        with torch.inference_mode():
-            best = self._network(images.to(self._device)).topk(LABELS_PER_IMAGE).indices
-        return [[self._labels[number] for number in row] for row in best.tolist()]
-
-
-def label_images(paths, labeler, cache, batch_size, show_progress=True):
-    """Labels of image files, from the cache where it has them.
-
-    Args:
-        paths (dict): {item: path}.
-        labeler (ImageLabeler): the network.
-        cache (Cache): where labels are kept, by the bytes of the image and the weights.
-        batch_size (int): images per step.
-        show_progress (bool): show a bar.
-
-    Returns:
-        tuple: {item: labels as one text}, and {path: reason} of the files that are no readable images.
-    """
-    labels, unreadable, batch = {}, {}, []
-    bar = tqdm(paths.items(), desc="images", unit="image", disable=not show_progress)
-    for item, path in bar:
-        try:
-            key = cache.key("image", str(LABELS_PER_IMAGE), labeler.identity, path.read_bytes())
-            known = cache.get(key)
-            if known is None:
-                batch.append((item, key, labeler.load(path)))
-            else:
-                labels[item] = known.decode()
-        except (OSError, ValueError) as error:
-            unreadable[path] = str(error)
-        if len(batch) == batch_size:
-            labels.update(_label_batch(batch, labeler, cache))
-            batch = []
-    if batch:
-        labels.update(_label_batch(batch, labeler, cache))
-    return labels, unreadable
-
-
-def _label_batch(batch, labeler, cache):
-    items, keys, images = zip(*batch)
-    texts = [" ".join(labels) for labels in labeler.label(torch.stack(images))]
-    cache.put({key: text.encode() for key, text in zip(keys, texts)})
-    return dict(zip(items, texts))
-
-
-# ------------------------------------------------------------------------------------------- texts
-
-
-class TextEncoder:
-    """Mean of the last hidden states over the real tokens of a text.
-
-    Args:
-        name (str): folder of a saved model, or its name on the Hugging Face hub.
-        device (torch.device): where it runs.
-        max_length (int): tokens of a text that are read.
-
-    Raises:
-        UsageError: when transformers is missing, the model cannot be had, is no encoder or reads fewer tokens.
-    """
-
-    def __init__(self, name, device, max_length):
-        self._device, self._max_length = device, max_length
-        self._tokenizer, self._network = self._load(_transformers(), name)
-        config = self._network.config
-        if config.is_encoder_decoder or self._tokenizer.pad_token is None:
-            raise UsageError(f"--text_model '{name}' is no encoder of the BERT family (it is a {config.model_type})")
-        longest = min(self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", max_length))
-        if max_length > longest:
-            raise UsageError(f"--max_length={max_length} is more than '{name}' reads, at most {longest}")
-        self._network.eval().to(device)
-        self.width = config.hidden_size
-        files = sorted(path for path in Path(name).iterdir() if path.is_file()) if Path(name).is_dir() else []
-        self.identity = _file_hash(*files) if files else f"{name} {getattr(config, '_commit_hash', None)}"
-
-    @staticmethod
-    def _load(transformers, name):
-        local = Path(name).is_dir()
-        if not local and Path(name).is_absolute():
-            raise UsageError(f"--text_model folder '{name}' does not exist")
-        if local:
-            transformers.utils.logging.disable_progress_bar()  # a file is read at once; downloads keep their bar
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
-            return tokenizer, transformers.AutoModel.from_pretrained(name, local_files_only=local)
-        except Exception as error:  # a dozen types, depending on the file that is missing or broken
-            reason = one_line(error, 200)
-            what = (
-                "the folder must hold config.json, the tokenizer's files and model.safetensors of one encoder"
-                if local
-                else "check the name, or fetch config.json, the tokenizer's files and model.safetensors of "
-                f"https://huggingface.co/{name} elsewhere and give their folder"
-            )
-            raise UsageError(f"--text_model '{name}' cannot be loaded ({reason}): {what}") from None
-        finally:
-            transformers.utils.logging.enable_progress_bar()
-
-    def encode(self, texts):
-        """Vectors of texts, float32 [B, hidden size] on the CPU."""
-        tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
-        ).to(self._device)
-        with torch.inference_mode():
-            hidden = self._network(**tokens).last_hidden_state
-        return mean_of_real_tokens(hidden, tokens["attention_mask"]).float().cpu().numpy()
-
-
-def mean_of_real_tokens(hidden, mask):
-    """Mean over the tokens whose mask is 1.
-
-    Args:
-        hidden (torch.Tensor): [B, L, d].
-        mask (torch.Tensor): [B, L] of 0 and 1, at least one 1 per row.
-
-    Returns:
-        torch.Tensor: [B, d].
-    """
-    mask = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(1) / mask.sum(1)
-
-
-def encode_texts(texts, encoder, cache, batch_size, max_length, show_progress=True):
-    """Vectors of texts, from the cache where it has them; equal texts are encoded once.
-
-    Args:
-        texts (Sequence[str]): [n].
-        encoder (TextEncoder): the network.
-        cache (Cache): where vectors are kept, by the text and the model.
-        batch_size (int): texts per step.
-        max_length (int): tokens of a text that are read.
-        show_progress (bool): show a bar.
-
-    Returns:
-        numpy.ndarray: float32 [n, hidden size].
-    """
-    keys = {text: cache.key("text", encoder.identity, str(max_length), text) for text in texts}
-    vectors = {text: cache.get(key) for text, key in keys.items()}
-    todo = sorted((text for text, vector in vectors.items() if vector is None), key=lambda text: (len(text), text))
-    cached = len(keys) - len(todo)
-    with tqdm(total=len(keys), initial=cached, desc="texts", unit="text", disable=not show_progress) as bar:
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]  # of similar length, so that little is padding
-            found = dict(zip(batch, (row.tobytes() for row in encoder.encode(batch))))
-            cache.put({keys[text]: vector for text, vector in found.items()})
-            vectors.update(found)
-            bar.update(len(batch))
-    return np.stack([np.frombuffer(vectors[text], dtype=np.float32) for text in texts])
-
-
-# ------------------------------------------------------------------------------------------- reduction
-
-
 def reduce_by_pca(vectors, dims):
     """Coordinates on the principal axes, largest variance first.
 
@@ -392,9 +75,6 @@ def reduce_by_pca(vectors, dims):
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dims)])
     total = variances.sum()
     return (centred @ axes).astype(np.float32), float(variances[:dims].sum() / total) if total else 1.0
-
-
-# ------------------------------------------------------------------------------------------- all of it
 
 
 def build_features(
@@ -443,7 +123,7 @@ def build_features(
     device = usable_device(device, f"--device={device}")
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset)
-    item_field = dataset_properties(dataset).get("ITEM_ID_FIELD", "item_id")
+    item_field = settings_of_data(dataset, data_path).get("ITEM_ID_FIELD", "item_id")
     texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns)
     images, extra = find_images(folder / "images", texts)
     if not columns and not images:

@@ -4,6 +4,7 @@ Neither torch, RecBole nor pandas is imported.
 """
 
 import ast
+import csv
 import html
 import json
 import re
@@ -39,6 +40,8 @@ def metadata_record(line):
             record = ast.literal_eval(line)  # the metadata of 2014 are Python literals; never evaluated as code
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise ValueError("neither JSON nor a Python literal") from None
+    if isinstance(record, dict) and "parent_asin" in record:  # of 2023, whose reviews name the parent
+        record["asin"] = record["parent_asin"]
     if not isinstance(record, dict) or not isinstance(record.get("asin"), str):
         raise ValueError("an object with the text 'asin' is expected")
     return record
@@ -76,32 +79,42 @@ def _image_link(record):
         link = record.get(key)
         if link:
             return clean_text(link[0] if isinstance(link, list) else link)
-    return ""
+    images = record.get("images")  # 2023
+    links = [image.get("large", "") for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return clean_text(links[0]) if links else ""
 
 
 _AMAZON_COLUMNS = {
     "title:token_seq": lambda record: clean_text(record.get("title")),
-    "brand:token_seq": lambda record: clean_text(record.get("brand")),
+    "brand:token_seq": lambda record: clean_text(record.get("brand", record.get("store"))),
     "categories:token_seq": lambda record: clean_names(record.get("categories", record.get("category"))),
 }
 _AMAZON_IMAGES = {"image_url:token": _image_link}
 
 
 def read_movies(path, wanted, show_progress=True):
-    """Title, year and genres of the wanted items of MovieLens' movies.dat (``1::Toy Story (1995)::Comedy``).
+    """Title, year and genres of the wanted items of MovieLens' movies.dat (``1::Toy Story (1995)::Comedy``) or
+    movies.csv (``1,"Toy Story (1995)",Comedy``).
 
     Args, returns and raises are those of :func:`read_amazon_texts`.
     """
-    texts = {}
-    for number, line in read_lines(path, "latin-1", show_progress):
+    texts, is_csv = {}, path.suffix == ".csv"
+    for number, line in read_lines(path, "utf-8" if is_csv else "latin-1", show_progress):
         try:
-            item, title, genres = fields(line, "::", 3)
+            item, title, genres = _csv_fields(line) if is_csv else fields(line, "::", 3)
         except ValueError as error:
             raise bad_line(path, number, str(error)) from None
         if item in wanted:
             title, year = re.fullmatch(r"(.*?)\s*(?:\((\d{4})\))?", clean_text(title)).groups()
             texts[item] = (title, year or "", clean_names(genres.split("|")))
     return "title:token_seq\trelease_year:token\tgenre:token_seq", texts
+
+
+def _csv_fields(line):
+    parts = next(csv.reader([line]))
+    if len(parts) != 3:
+        raise ValueError(f"3 fields separated by commas are expected, it has {len(parts)}")
+    return parts
 
 
 def item_lines(path, items, header, texts):

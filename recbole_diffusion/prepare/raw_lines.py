@@ -52,7 +52,8 @@ def fields(line, separator, expected):
     """Parts of a line. Raises ValueError with a reason when there are more or fewer than expected."""
     parts = line.split(separator)
     if len(parts) != expected:
-        raise ValueError(f"{expected} fields separated by {separator!r} are expected, it has {len(parts)}")
+        what = "words" if separator is None else f"fields separated by {separator!r}"
+        raise ValueError(f"{expected} {what} are expected, it has {len(parts)}")
     return parts
 
 

@@ -5,7 +5,6 @@ import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +21,7 @@ class _Rows:
         self.user_ids, self.item_ids = {}, {}
         self.users, self.items = array("i"), array("i")
         self.timestamps, self.ratings = array("d"), array("d")
+        self._positions = {}
 
     def add(self, user, item, timestamp, rating=None):
         """Add one row; raises ValueError with a reason when a value cannot be used."""
@@ -35,6 +35,12 @@ class _Rows:
         self.users.append(user)
         self.items.append(item)
         self.timestamps.append(timestamp)
+
+    def rows_of(self, user):
+        """How many rows a user has so far: the position of the next one."""
+        position = self._positions.get(user, 0)
+        self._positions[user] = position + 1
+        return position
 
     def finish(self):
         """The collected rows as Interactions."""
@@ -68,18 +74,34 @@ def _add_csv_line(rows, line):
     _add_ratings_line(rows, line, ",")
 
 
+def _add_item_first_line(rows, line):
+    item, user, rating, timestamp = fields(line, ",", 4)
+    rows.add(user, item, float(timestamp), float(rating))
+
+
 def _add_movielens_line(rows, line):
     _add_ratings_line(rows, line, "::" if "::" in line else "\t")
 
 
-def _add_review_line(rows, line):
+def _review(line, *keys):
+    """Values of one line of Amazon's reviews."""
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("a JSON object in braces is expected")
-    missing = [key for key in ("reviewerID", "asin", "overall", "unixReviewTime") if key not in record]
+    missing = [key for key in keys if key not in record]
     if missing:
         raise ValueError(f"the key '{missing[0]}' is missing")
-    rows.add(record["reviewerID"], record["asin"], float(record["unixReviewTime"]), float(record["overall"]))
+    return [record[key] for key in keys]
+
+
+def _add_review_line(rows, line):
+    user, item, rating, timestamp = _review(line, "reviewerID", "asin", "overall", "unixReviewTime")
+    rows.add(user, item, float(timestamp), float(rating))
+
+
+def _add_review_2023_line(rows, line):
+    user, item, rating, timestamp = _review(line, "user_id", "parent_asin", "rating", "timestamp")
+    rows.add(user, item, float(timestamp) / 1000, float(rating))  # published in milliseconds
 
 
 def _add_sequence_line(rows, line):
@@ -92,6 +114,11 @@ def _add_sequence_line(rows, line):
         rows.add(user, item, position)
 
 
+def _add_pair_line(rows, line):
+    user, item = fields(line, None, 2)
+    rows.add(user, item, rows.rows_of(user))
+
+
 @dataclass(frozen=True)
 class RowFormat:
     """What makes a format of rows.
@@ -101,20 +128,23 @@ class RowFormat:
         encoding (str): of the raw file and of its lines.
         read_texts (callable): takes a file of metadata, the wanted items and whether to show bytes read, as
             :func:`recbole_diffusion.prepare.item_texts.read_amazon_texts`.
-        texts_beside (str or None): name of the metadata that come in the folder of the raw file.
+        texts_beside (tuple[str]): names of metadata that may come in the folder of the raw file.
     """
 
     add_line: Callable
     encoding: str = "utf-8"
     read_texts: Callable = read_amazon_texts
-    texts_beside: str | None = None
+    texts_beside: tuple = ()
 
 
 FORMATS = {
     "amazon-ratings": RowFormat(_add_csv_line),
+    "amazon-ratings-2018": RowFormat(_add_item_first_line),
     "amazon-5core": RowFormat(_add_review_line),
-    "movielens": RowFormat(_add_movielens_line, "latin-1", read_movies, "movies.dat"),
+    "amazon-2023": RowFormat(_add_review_2023_line),
+    "movielens": RowFormat(_add_movielens_line, "latin-1", read_movies, ("movies.dat",)),
     "sequences": RowFormat(_add_sequence_line),
+    "pairs": RowFormat(_add_pair_line),
 }
 
 
@@ -141,38 +171,3 @@ def read_rows(path, input_format, show_progress):
     if not rows.users:
         raise UsageError(f"file '{path}' is empty, give a raw file with at least one line")
     return rows.finish()
-
-
-def detect_format(path):
-    """Name of the input format of a raw file, told from its first line.
-
-    Raises:
-        UsageError: when the line fits none of the formats; the message lists them.
-    """
-    first = next((line for _, line in read_lines(path, "latin-1")), None)
-    if first is None:
-        raise UsageError(f"file '{path}' is empty, give a raw file with at least one line")
-    if first.lstrip().startswith("{"):
-        return "amazon-5core"
-    if len(first.split("::")) == 4 or len(first.split("\t")) == 4:
-        return "movielens"
-    if len(first.split(",")) == 4:
-        return "amazon-ratings"
-    if "," not in first and len(first.split()) > 1:
-        return "sequences"
-    raise UsageError(f"the format of '{path}' is not recognised, name it with --format=, one of: {', '.join(FORMATS)}")
-
-
-def raw_file(source):
-    """The file to read (Path): ``source`` itself, or the ratings inside a MovieLens folder.
-
-    Raises:
-        UsageError: for any other folder.
-    """
-    source = Path(source)
-    if not source.is_dir():
-        return source
-    for name in ("ratings.dat", "u.data"):
-        if (source / name).is_file():
-            return source / name
-    raise UsageError(f"folder '{source}' holds neither ratings.dat nor u.data, give the path of a raw file")

@@ -5,6 +5,7 @@ import pandas as pd
 
 from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.prepare.item_texts import clean_names, clean_text
+from recbole_diffusion.prepare.raw_formats import amazon_reviews_format
 from recbole_diffusion.prepare.raw_lines import bad_line
 from recbole_diffusion.prepare.raw_rows import read_rows
 from recbole_diffusion.prepare.sessions import Sessions
@@ -28,7 +29,7 @@ def read_amazon(path, show_progress=True):
     Raises:
         UsageError: when the file is missing or empty, and with the number of a line that cannot be used.
     """
-    data = read_rows(path, "amazon-5core", show_progress)
+    data = read_rows(path, amazon_reviews_format(path), show_progress)
     days = np.floor_divide(data.timestamps, SECONDS_PER_DAY)
     order = np.lexsort((data.timestamps, data.users, days))  # stable: equal times keep the order of the file
     days, users = days[order], data.users[order]

@@ -15,7 +15,7 @@ from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.files import expand_home, plain
 from recbole_diffusion.settings import checks, registry
 from recbole_diffusion.settings.presets import read_preset
-from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file
+from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file, settings_beside
 from recbole_diffusion.settings.recbole_keys import HIDDEN_KEYS, HIDDEN_KEYS_OF_MODELS
 from recbole_diffusion.settings.schema import read_schema
 
@@ -32,9 +32,9 @@ class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
     Sources, later ones win: RecBole's files, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
-    ``properties/dataset/<dataset>.yaml``, the ``preset`` that a later source names, ``config_file_list`` in its order,
-    ``config_dict`` (the command line). ``model_settings`` in a data set's file holds settings of single models on that
-    data.
+    ``properties/dataset/<dataset>.yaml``, the ``preset`` that a later source names, ``<dataset>.yaml`` beside the data,
+    ``config_file_list`` in its order, ``config_dict`` (the command line). ``model_settings`` in a data set's file holds
+    settings of single models on that data.
     A model from elsewhere names its yaml file in the class attribute ``settings_file``.
 
     Args:
@@ -114,12 +114,24 @@ class DiffusionConfig(Config):
                 self._required.update(key for key in schema if content[key] is not None)
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
-        if self.external_config_dict.get("preset") is not None:
-            own_file = getattr(model_class, "settings_file", None)
-            self.internal_config_dict.update(read_preset(model, self.external_config_dict["preset"], dataset, own_file))
+        self._take_settings_beside(model, dataset)
+        self._take_preset(model, model_class, dataset)
         self._check_external()
         self._expand_homes()
         self._fit_to_model(model_class)
+
+    def _take_preset(self, model, model_class, dataset):
+        name = self.external_config_dict.get("preset")
+        if name is not None:
+            own_file = getattr(model_class, "settings_file", None)
+            self.internal_config_dict.update(read_preset(model, name, dataset, own_file))
+
+    def _take_settings_beside(self, model, dataset):
+        """Those of ``<dataset>.yaml`` in the folder of the data are a user's as well, below all others of the user."""
+        folder = self.external_config_dict.get("data_path", self.internal_config_dict["data_path"])
+        beside = settings_beside(dataset, expand_home(folder))
+        self.internal_config_dict.update((beside.pop("model_settings", None) or {}).get(model, {}))
+        self.external_config_dict = {**beside, **self.external_config_dict}
 
     def _check_external(self):
         known = set(self.internal_config_dict) | HIDDEN_KEYS | (set() if self.is_plugin_model else HIDDEN_KEYS_OF_MODELS)

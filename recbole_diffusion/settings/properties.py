@@ -72,6 +72,25 @@ def dataset_properties(name):
     return load_yaml(path) if path.is_file() else {}
 
 
+def settings_beside(name, data_path):
+    """Settings in ``<data_path>/<name>/<name>.yaml`` as a dict, empty where there is no such file.
+
+    Raises:
+        UsageError: when the file cannot be read, or says where the data are.
+    """
+    path = Path(str(data_path)).expanduser() / name / f"{name}.yaml"
+    settings = load_yaml(path) if path.is_file() else {}
+    for key in ("data_path", "dataset", "model"):
+        if key in settings:
+            raise UsageError(f"'{path}' belongs to the data beside it, it must not hold {key}: remove that line")
+    return settings
+
+
+def settings_of_data(name, data_path):
+    """What is known of a data set: :func:`dataset_properties`, and over them :func:`settings_beside`."""
+    return {**dataset_properties(name), **settings_beside(name, data_path)}
+
+
 def data_sets(folder):
     """Sorted names of the data sets under a folder, ready-made splits included.
 

@@ -11,8 +11,8 @@ import test_diffurecsys_contract
 import test_processes
 import test_simdiffrec_contract
 import torch
+from feature_inputs import draw, image_weights, needs_images, shop, text_model, vectors_of  # noqa: F401
 from recbole.utils.case_study import full_sort_topk
-from test_extract import draw, image_weights, needs_images, shop, text_model, vectors_of  # noqa: F401
 from test_reload import MODELS, folder, trained  # noqa: F401
 
 from recbole_diffusion import load_data_and_model
@@ -223,12 +223,12 @@ SIMDIFFREC = [("SimDiffRec", test_processes.PLAIN), ("SimDiffRec", test_processe
 
 @pytest.mark.parametrize("model, more", [*SIMDIFFREC, *((name, NOISY) for name in MODELS_HERE)])
 def test_two_processes_elsewhere_give_the_same_numbers(tmp_path, elsewhere, nccl_like, model, more):
-    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")
-    given = test_processes.settings(folder, **more, use_gpu=True)
-    several, codes = test_processes.run_in_copies(model, given, folder)
+    place = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")
+    given = test_processes.settings(place, **more, use_gpu=True)
+    several, codes = test_processes.run_in_copies(model, given, place)
     assert codes == [0, 0] and several[0]["device"] == str(elsewhere)
     assert several[0]["test_result"] == several[1]["test_result"]
     if more is not NOISY:  # every process draws noise of its own
-        one = {**given, "use_gpu": False, "checkpoint_dir": f"{folder}/one"}
-        (one,), _ = test_processes.run_in_copies(model, one, folder, size=1)  # a backward pass here would forbid copies
+        one = {**given, "use_gpu": False, "checkpoint_dir": f"{place}/one"}
+        (one,), _ = test_processes.run_in_copies(model, one, place, size=1)  # a backward pass here would forbid copies
         assert several[0]["test_result"] == pytest.approx(one["test_result"], abs=1e-4)

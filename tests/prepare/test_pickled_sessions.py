@@ -10,7 +10,7 @@ from test_prepare_sessions import examples, table
 
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.prepare.session_parts import prepare_sessions
+from recbole_diffusion.prepare.session_splits import prepare_sessions
 
 quiet = functools.partial(prepare_sessions, input_format="pickled-sessions", show_progress=False)
 TRAIN = ([[1, 2], [3], [2, 1, 1], [4]], [3, 1, 2, 1])

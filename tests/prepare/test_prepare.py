@@ -1,24 +1,19 @@
-"""prepare: every input format, the filter, the counts, the messages, and downloads from a local server."""
+"""prepare: every input format, the filter, the counts, the messages."""
 
 import argparse
 import functools
 import gzip
-import hashlib
-import http.server
-import io
 import json
 import subprocess
 import sys
-import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_files import message, table, write
 
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare import command as prepare_command
-from recbole_diffusion.prepare.archives import archive_url, download
 from recbole_diffusion.prepare.atomic_files import write_all
 from recbole_diffusion.prepare.interactions import k_core, lower_bound
 from recbole_diffusion.prepare.item_texts import clean_names, clean_text
@@ -26,22 +21,6 @@ from recbole_diffusion.prepare.sequences import prepare
 from recbole_diffusion.settings import properties
 
 quiet_prepare = functools.partial(prepare, show_progress=False)
-quiet_download = functools.partial(download, show_progress=False, timeout=5)
-
-
-def write(path, text, encoding="utf-8"):
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-def table(folder, name, suffix="inter"):
-    return [line.split("\t") for line in (folder / name / f"{name}.{suffix}").read_text("utf-8").splitlines()]
-
-
-def message(error):
-    text = str(error.value)
-    assert "\n" not in text, "one line"
-    return text
 
 
 CSV = "B,x,5.0,30\nA,y,3.5,20\nA,x,4.0,10\nB,z,1.0,30\n"
@@ -140,6 +119,45 @@ def test_sequences_count_positions_and_have_no_ratings(tmp_path):
     assert rows == [["7", "a", "0"], ["7", "b", "1"], ["7", "a", "2"], ["5", "c", "0"], ["5", "a", "1"]]
 
 
+def test_pairs_in_order_of_time(tmp_path):
+    for name, text in (("spaces", "7 a\n7 b\n5 c\n7 a\n"), ("tabs", "7\ta\n7\tb\n5\tc\n7\ta\n")):
+        quiet_prepare(name, write(tmp_path / "pairs.txt", text), tmp_path)
+        header, *rows = table(tmp_path, name)
+        assert header == ["user_id:token", "item_id:token", "timestamp:float"]
+        assert rows == [["7", "a", "0"], ["7", "b", "1"], ["7", "a", "2"], ["5", "c", "0"]]
+    quiet_prepare("short", write(tmp_path / "short.txt", "7 a\n5 c\n"), tmp_path)  # sequences of one item
+    assert [row[2] for row in table(tmp_path, "short")[1:]] == ["0", "0"]
+    quiet_prepare("long", write(tmp_path / "long.txt", "7 a\n5 c d\n"), tmp_path)
+    assert len(table(tmp_path, "long")) == 4
+
+
+def test_amazon_reviews_of_2023(tmp_path):
+    lines = [
+        {"rating": 5.0, "title": "x", "asin": "child", "parent_asin": "b", "user_id": "u", "timestamp": 1588687728923},
+        {"rating": 4.0, "asin": "a", "parent_asin": "a", "user_id": "u", "timestamp": 1588687728000},
+    ]
+    source = write(tmp_path / "All_Beauty.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    meta = write(
+        tmp_path / "meta.jsonl",
+        json.dumps({"title": "Soap", "store": "Acme", "parent_asin": "b", "categories": ["Bath", "Hand Soap"]}) + "\n",
+    )
+    quiet_prepare("mine", source, tmp_path, meta=meta)
+    assert table(tmp_path, "mine")[1:] == [["u", "a", "1588687728", "4"], ["u", "b", "1588687728.923", "5"]]
+    assert table(tmp_path, "mine", "item")[1:] == [["b", "Soap", "Acme", "Bath Hand_Soap"], ["a", "", "", ""]]
+
+
+def test_amazon_ratings_of_2018_have_the_item_first(tmp_path):
+    text = "B00000000X,A1AAAAAAAAAAAA,5.0,30\n0123456789,A1AAAAAAAAAAAA,4.0,20\n"
+    source, lines = write(tmp_path / "Beauty.csv", text), []
+    quiet_prepare("mine", source, tmp_path, say=lines.append)
+    assert [row[:2] for row in table(tmp_path, "mine")[1:]] == [
+        ["A1AAAAAAAAAAAA", "0123456789"], ["A1AAAAAAAAAAAA", "B00000000X"]
+    ]  # fmt: skip
+    assert not any("swapped" in line for line in lines)
+    quiet_prepare("other", source, tmp_path, "amazon-ratings", say=lines.append)
+    assert any(line.startswith("warning: users and items seem to be swapped: users are called") for line in lines)
+
+
 # ------------------------------------------------------------------------------------------- filter and counts
 
 
@@ -226,6 +244,8 @@ def test_lower_bound_of_nonsense():
         ("movielens", "1::2::3::inf\n", "line 1: .*the timestamp is not a finite number"),
         ("sequences", "1 2\n3\n", "line 2: .*at least one item"),
         ("sequences", "1 2\n1 3\n", "line 2: .*'1' already has a line"),
+        ("pairs", "1 2\n1 3 4\n", "line 2: .*2 words are expected, it has 3"),
+        ("amazon-2023", '{"user_id": "u", "parent_asin": "a", "rating": 5}\n', "line 1: .*the key 'timestamp' is missing"),
     ],
 )
 def test_bad_line_is_named(tmp_path, input_format, text, expected):
@@ -306,146 +326,6 @@ def test_texts():
     assert clean_names("Video Games") == "Video_Games"
 
 
-# ------------------------------------------------------------------------------------------- downloads
-
-
-def zipped(**members):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-INTER = "user_id:token\titem_id:token\n1\t2\n"
-GOOD = zipped(
-    **{
-        "Theirs/Theirs.inter": INTER,
-        "Theirs/Theirs.train.inter": "train",
-        "Theirs/other.item": "items",
-        "Theirs/read me.txt": "left out",
-        "__MACOSX/._Theirs.inter": "left out",
-    }
-)
-FILES = {
-    "/Theirs.zip": GOOD,
-    "/cut.zip": GOOD,
-    "/page.zip": b"<html>Access Denied</html>",
-    "/up.zip": zipped(**{"../escaped.inter": INTER}),
-    "/absolute.zip": zipped(**{"/escaped.inter": INTER}),
-    "/backslash.zip": zipped(**{"..\\escaped.inter": INTER}),
-    "/empty.zip": zipped(**{"readme.txt": ""}),
-    "/twice.zip": zipped(**{"a/x.inter": INTER, "b/x.inter": INTER}),
-    "/broken.zip": GOOD.replace(INTER.encode(), INTER.encode().replace(b"1", b"9")),
-}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = FILES.get(self.path)
-        if body is None:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", len(body))
-        self.end_headers()
-        self.wfile.write(body[:50] if self.path == "/cut.zip" else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-
-
-@pytest.fixture
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-pytestmark = pytest.mark.usefixtures("no_proxy")
-
-
-def test_download_renames_the_atomic_files(tmp_path, server):
-    checksum = hashlib.sha256(GOOD).hexdigest().upper()
-    paths = quiet_download("mine", tmp_path / "new", f"{server}/Theirs.zip", sha256=checksum)
-    assert sorted(path.name for path in paths) == ["mine.inter", "mine.item", "mine.train.inter"]
-    assert all(path.parent == tmp_path / "new" / "mine" and path.is_file() for path in paths)
-    assert (tmp_path / "new" / "mine" / "mine.inter").read_text() == INTER
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"], "no temporary folder is left"
-    with pytest.raises(UsageError, match="--force"):
-        quiet_download("mine", tmp_path / "new", f"{server}/Theirs.zip")
-    quiet_download("mine", tmp_path / "new", f"{server}/Theirs.zip", force=True)
-
-
-@pytest.mark.parametrize(
-    "path, expected",
-    [
-        ("cut.zip", rf"only 50 of {len(GOOD)} bytes arrived.*by hand.*prepare mine"),
-        ("nothing.zip", "404.*by hand.*prepare mine"),
-        ("page.zip", "not a zip archive"),
-        ("broken.zip", "not a zip archive that can be read .*CRC"),
-        ("up.zip", "outside its folder"),
-        ("absolute.zip", "outside its folder"),
-        ("backslash.zip", "outside its folder"),
-        ("empty.zip", "holds no .inter file"),
-        ("twice.zip", "more than one file for 'mine.inter'"),
-    ],
-)
-def test_download_that_fails_changes_nothing(tmp_path, server, path, expected):
-    out = tmp_path / "out"
-    with pytest.raises(UsageError, match=expected) as error:
-        quiet_download("mine", out, f"{server}/{path}")
-    assert f"{server}/{path}" in message(error)
-    assert list(out.iterdir()) == [] and list(tmp_path.rglob("escaped*")) == []
-
-
-def test_download_with_a_link_in_the_archive(tmp_path, server, monkeypatch):
-    link = zipfile.ZipInfo("x.inter")
-    link.external_attr = 0o120777 << 16
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(link, "/etc/passwd")
-    monkeypatch.setitem(FILES, "/link.zip", file.getvalue())
-    with pytest.raises(UsageError, match="outside its folder"):
-        quiet_download("mine", tmp_path, f"{server}/link.zip")
-
-
-def test_download_with_a_wrong_checksum(tmp_path, server):
-    with pytest.raises(UsageError) as error:
-        quiet_download("mine", tmp_path, f"{server}/Theirs.zip", sha256="00ff")
-    assert "00ff is expected" in message(error) and hashlib.sha256(GOOD).hexdigest() in message(error)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_download_when_nobody_listens(tmp_path):
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
-        port = closed.server_port
-    with pytest.raises(UsageError, match="cannot be downloaded.*refused.*by hand") as error:
-        quiet_download("mine", tmp_path, f"http://127.0.0.1:{port}/x.zip")
-    assert str(tmp_path / "mine") in message(error)
-
-
-def test_download_from_something_else_than_the_web(tmp_path):
-    for url in (f"file://{tmp_path}/x.zip", "x.zip"):
-        with pytest.raises(UsageError, match="must start with http"):
-            quiet_download("mine", tmp_path, url)
-
-
-def test_names_of_archives():
-    assert archive_url("beauty").endswith("/Amazon_Beauty.zip")
-    assert archive_url("toys").endswith("/Amazon_Toys_and_Games.zip")
-    assert archive_url("sports").endswith("/Amazon_Sports_and_Outdoors.zip")
-    assert archive_url("ml-1m").endswith("/ml-1m.zip")
-    with pytest.raises(UsageError, match="no archive named 'beuty', did you mean 'beauty'"):
-        archive_url("beuty")
-
-
 # ------------------------------------------------------------------------------------------- command line, toy
 
 
@@ -461,11 +341,6 @@ def test_command_line_prints_counts_files_and_the_next_command(tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "2 users, 3 items, 4 interactions" in printed and "mine.inter" in printed
     assert f"check-data mine --data_path={tmp_path}" in printed
-
-
-def test_command_line_downloads(tmp_path, server, capsys):
-    assert run_main("mine", "--download", f"--url={server}/Theirs.zip", f"--out={tmp_path}") == 0
-    assert "mine.inter, mine.item, mine.train.inter" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

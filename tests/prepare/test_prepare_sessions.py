@@ -10,9 +10,9 @@ from recbole_diffusion.cli import main
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare import session_sources
-from recbole_diffusion.prepare.session_parts import prepare_sessions
+from recbole_diffusion.prepare.session_splits import prepare_sessions
 from recbole_diffusion.prepare.sessions import Sessions, drop_unseen, filter_sessions, split_sessions
-from recbole_diffusion.testing import make_config
+from recbole_diffusion.settings.config import DiffusionConfig
 
 DAY = 86400
 quiet = functools.partial(prepare_sessions, show_progress=False)
@@ -98,6 +98,18 @@ def test_sessions_are_the_purchases_of_a_user_and_a_day(tmp_path, amazon):
     assert len(inter) == 1 + 10 * 3 + 2
 
 
+def test_reviews_of_2023_have_days_too(tmp_path, amazon):
+    of_2014 = [json.loads(line) for line in amazon.read_text().splitlines()]
+    keys = {"reviewerID": "user_id", "asin": "parent_asin", "overall": "rating", "unixReviewTime": "timestamp"}
+    of_2023 = [{keys[key]: value for key, value in record.items()} for record in of_2014]
+    lines = [json.dumps({**record, "timestamp": record["timestamp"] * 1000}) for record in of_2023]
+    newer = tmp_path / "newer.jsonl"
+    newer.write_text("\n".join(lines) + "\n")
+    quiet("mine", amazon, "amazon-sessions", tmp_path)
+    quiet("newer", newer, "amazon-sessions", tmp_path)
+    assert examples(tmp_path, "newer") == examples(tmp_path, "mine")
+
+
 def test_day_of_a_user_ends_at_midnight(tmp_path):
     rows = [(f"u{day}", item, day * DAY + DAY - 1) for day in range(4) for item in "ab"]
     rows += [("u0", "a", DAY), ("u0", "b", DAY + 1)]  # one second after the first session
@@ -132,11 +144,8 @@ def test_texts_and_image_links_are_kept(tmp_path, amazon):
 
 def test_written_settings_load_the_files(tmp_path, amazon):
     quiet("mine", amazon, "amazon-sessions", tmp_path)
-    config = make_config("SASRec", tmp_path, "mine")
-    from recbole_diffusion.settings.config import DiffusionConfig
-
-    given = {key: value for key, value in config.external_config_dict.items() if key != "MAX_ITEM_LIST_LENGTH"}
-    config = DiffusionConfig("SASRec", "mine", [str(tmp_path / "mine" / "mine.yaml")], {**given, "topk": [1, 2], "valid_metric": "MRR@2"})
+    own = {"data_path": str(tmp_path), "topk": [1, 2], "valid_metric": "MRR@2"}
+    config = DiffusionConfig("SASRec", "mine", config_dict=own)
     data = create_dataset(config)
     assert data.item_num == 4 and len(data) == 11 and config["MAX_ITEM_LIST_LENGTH"] == 20
 
@@ -272,7 +281,7 @@ def test_command(tmp_path, amazon, capsys):
     words = ["prepare", "mine", f"--source={amazon}", "--format=amazon-sessions", f"--out={tmp_path}"]
     assert main([*words, "--test_share=0.2", "--prefixes"]) == 0
     out = capsys.readouterr().out
-    assert "11 users, 3 items, 21 interactions" in out and "mine.yaml --data_path" in out
+    assert "11 users, 3 items, 21 interactions" in out and "--config_files" not in out
     assert main(words) == 2
     assert "mine.train.inter' exists already, add --force" in capsys.readouterr().err
     assert main([*words, "--force"]) == 0
@@ -311,6 +320,19 @@ def test_bad_lines_are_named(tmp_path, amazon):
     meta.write_text("{'asin': 'zzz'}\n")
     with pytest.raises(UsageError, match="describes none of the 3 items"):
         quiet("mine", amazon, "amazon-sessions", tmp_path, meta=meta)
+
+
+def test_rows_of_the_same_name_replace_the_settings_of_the_parts(tmp_path, amazon, capsys):
+    quiet("mine", amazon, "amazon-sessions", tmp_path)
+    (tmp_path / "mine" / "mine.inter").unlink()  # as with formats that write none
+    words = ["prepare", "mine", f"--source={amazon}", f"--out={tmp_path}"]
+    assert main(words) == 2
+    assert "mine.yaml' belongs to sessions of this name: choose another name, or add --force" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 0
+    assert not (tmp_path / "mine" / "mine.yaml").exists()
+    (tmp_path / "mine" / "mine.yaml").write_text("MAX_ITEM_LIST_LENGTH: 7\n")
+    assert main([*words, "--force"]) == 0
+    assert (tmp_path / "mine" / "mine.yaml").exists(), "a user's own settings stay"
 
 
 def test_counts_of_the_yaml_must_come_out(tmp_path, amazon):

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.prepare.atomic_files import check_counts, number_text, target_file, write_all
+from recbole_diffusion.prepare.atomic_files import SPLIT_MARK, check_counts, number_text, target_file, write_all
 from recbole_diffusion.prepare.raw_lines import require_format
 from recbole_diffusion.prepare.session_formats import SESSION_FORMATS, RawSessions
 from recbole_diffusion.prepare.sessions import PARTS, drop_unseen, filter_sessions, split_sessions
 from recbole_diffusion.settings.properties import dataset_properties
 
-_SETTINGS = """# How to train on these files: --config_files={path}
+_SETTINGS = f"""{SPLIT_MARK}.
 USER_ID_FIELD: session_id
 ITEM_ID_FIELD: item_id
 TIME_FIELD: timestamp
@@ -118,7 +118,7 @@ def prepare_sessions(
     counts = _example_counts(sessions, prefixes)
     check_counts(name, counts, raw.properties.get("expected_counts"))
     tables = _split_tables(sessions, parts, part_names, prefixes)
-    tables.update(_other_tables(sessions, kind, raw, target.with_name(f"{name}.yaml")))
+    tables.update(_other_tables(sessions, kind, raw))
     write_all({target.with_name(f"{name}.{suffix}"): lines for suffix, lines in tables.items()})
     return counts
 
@@ -165,7 +165,7 @@ def _split_tables(sessions, parts, names, prefixes):
     }
 
 
-def _other_tables(sessions, kind, raw, settings_file):
+def _other_tables(sessions, kind, raw):
     """{suffix: lines} of the files beside the split: item texts, all rows of raw data, settings of a new data set."""
     tables = {}
     items = kind.items(raw, [sessions.item_tokens[item] for item in pd.unique(sessions.items)])
@@ -174,7 +174,7 @@ def _other_tables(sessions, kind, raw, settings_file):
     if not kind.is_filtered:
         tables["inter"] = _inter_lines(sessions)
     if not raw.properties:
-        tables["yaml"] = [_SETTINGS.format(path=settings_file)]
+        tables["yaml"] = [_SETTINGS]
     return tables
 
 
