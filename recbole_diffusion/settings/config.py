@@ -129,7 +129,7 @@ class DiffusionConfig(Config):
     def _take_settings_beside(self, model, dataset):
         """Those of ``<dataset>.yaml`` in the folder of the data are a user's as well, below all others of the user."""
         folder = self.external_config_dict.get("data_path", self.internal_config_dict["data_path"])
-        beside = settings_beside(dataset, expand_home(folder))
+        beside = settings_beside(dataset, expand_home(str(folder)))
         self.internal_config_dict.update((beside.pop("model_settings", None) or {}).get(model, {}))
         self.external_config_dict = {**beside, **self.external_config_dict}
 
