@@ -48,8 +48,9 @@ Trains a model, picks the best epoch on the validation part and tests it.
   --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
   --preset NAME             a bundle of the model's settings: paper, released, quick; --help --model=NAME lists them
   --config_files "A B"      yaml files; later ones win, the command line wins over all
-  --result_file FILE.json   write everything the run found
+  --result_file FILE.json   where everything the run found is written (default: beside the checkpoint)
   --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
+  --quiet, --verbose        print warnings and the result only, or the whole log
   --debug                   show the traceback of an error
   --help                    this text; with --model=NAME also the settings of the model
   --version
@@ -166,7 +167,7 @@ def parse_settings(words):
     Raises:
         UsageError: for a word that is no setting, and for a key given twice with different values.
     """
-    short = {"-m": "--model", "-d": "--dataset"}
+    short = {"-m": "--model", "-d": "--dataset", "--quiet": "--console=quiet", "--verbose": "--console=verbose"}
     settings, words = {}, list(words)
     while words:
         word = words.pop(0)
@@ -193,35 +194,8 @@ def run_command(words):
 
     result = run(config_file_list=files, config_dict=settings)
     if speaks():
-        print(format_result(result))
+        print(f"\n{result}")
     return 0
-
-
-def format_result(result):
-    """The test metrics as a table, both protocols side by side, and where the checkpoint is."""
-    both = (result["test_result_unmasked"], result["test_result_masked"])
-    chosen = "masked" if result["mask_history"] else "not masked"
-    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
-    width = max(10, *(len(metric) + 2 for metric in both[0]))
-    lines = [
-        "",
-        f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
-        f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
-        f"{'metric':<{width}}{'history not masked':>20}{'history masked':>18}",
-    ]
-    for metric, value in both[0].items():
-        masked = format_value(both[1][metric]) if both[1] else "not available"
-        lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
-    if result["leaks_test_labels"]:
-        lines.append("These figures LEAK: the model saw the test targets (graph_source: all).")
-    if result["checkpoint"]:
-        lines.append(f"checkpoint: {result['checkpoint']}")
-    return "\n".join(lines)
-
-
-def format_value(value):
-    """A metric as text; None is one that no user gives a value."""
-    return "no value" if value is None else f"{value:.4f}"
 
 
 def print_help(words):

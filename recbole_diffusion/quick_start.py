@@ -16,11 +16,13 @@ from recbole_diffusion.files import write_json
 from recbole_diffusion.prepare.data_frames import with_frame_stored
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
+from recbole_diffusion.training.console import keep, say, shows_bars
 from recbole_diffusion.training.evaluation import evaluate_both_protocols, plain_metrics, write_ranks
 from recbole_diffusion.training.launch import run_processes, split_group
-from recbole_diffusion.training.logs import check_places, start_logging
+from recbole_diffusion.training.logs import check_places, log_file, start_logging
 from recbole_diffusion.training.networks import build_model, restore_model, start_torch
 from recbole_diffusion.training.records import Clock, data_counts, describe_split, peak_memory_mb, versions
+from recbole_diffusion.training.result import RunResult
 from recbole_diffusion.training.surroundings import left_as_found
 from recbole_diffusion.training.trainer import trainer_class
 
@@ -40,8 +42,9 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         data_cache (DataCache, optional): keeps prepared data for later runs of this process.
 
     Returns:
-        dict: everything the run found, JSON values only. ``test_result`` follows ``mask_history``;
-        ``test_result_masked`` and ``test_result_unmasked`` hold both protocols.
+        RunResult: a dict of everything the run found, JSON values only; printed, it is the table of the test.
+        ``test_result`` follows ``mask_history``; ``test_result_masked`` and ``test_result_unmasked`` hold both
+        protocols. It is also written as ``result_file``, by default beside the checkpoint.
 
     Raises:
         UsageError: for anything the user can repair, before training starts.
@@ -49,7 +52,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     dataset, config_dict = with_frame_stored(dataset, config_dict)
     settings, group = split_group(config_dict)
     if group:
-        return run_processes(run, model, dataset, config_file_list, settings, saved, **group)
+        return RunResult(run_processes(run, model, dataset, config_file_list, settings, saved, **group))
     clock = Clock()
     config, trainer, loaders, counts = set_up(model, dataset, config_file_list, settings, data_cache)
     with closing(trainer.tensorboard):  # it holds a thread and a file
@@ -88,12 +91,15 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         "versions": versions(),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "checkpoint": trainer.saved_model_file if saved else None,
+        "result_file": config["result_file"] or (trainer.result_file if saved else None),
         "settings": config.plain(),
     }
+    result = RunResult(result)
     if config["ranks_file"]:
         write_ranks(ranks, loaders[2]._dataset, config["ranks_file"])
-    if config["result_file"] and processes.is_first():
-        write_json(result, config["result_file"])
+    keep(str(result))
+    if result["result_file"] and processes.is_first():
+        write_json(result, result["result_file"])
     return result
 
 
@@ -149,7 +155,21 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
         raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
     network = build_model(config, loaders[0])
     logging.getLogger().info(network)
+    introduce(config, counts, [len(loader._dataset) for loader in loaders], network)
     return config, trainer_class(config)(config, network), loaders, counts
+
+
+def introduce(config, counts, sizes, network):
+    """What is trained on what and where, a line each."""
+    of_parts = ", ".join(f"{size:,} {part}" for size, part in zip(sizes, ("to train", "to validate", "to test")))
+    of_data = ", ".join(f"{number:,} {what}" for what, number in counts.items())
+    preset = f" (preset {config['preset']})" if config["preset"] else ""
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    say("data", f"{config['dataset']}: {of_data}; {of_parts}")
+    say("model", f"{config['model']}{preset}, {parameters:,} parameters, seed {config['seed']}")
+    say("device", f"{config['device']}, {threads.count(torch.get_num_threads())}")
+    if log_file():
+        say("log", log_file())
 
 
 def prepare_data(config):
@@ -161,7 +181,7 @@ def prepare_data(config):
 def fit(trainer, loaders, saved, callback=None):
     """RecBole's ``fit``; Ctrl-C says how to go on."""
     with saying_how_to_go_on(trainer):
-        show = trainer.config["show_progress"]
+        show = shows_bars(trainer.config)
         return trainer.fit(*loaders[:2], saved=saved, show_progress=show, callback_fn=callback)
 
 

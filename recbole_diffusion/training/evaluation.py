@@ -6,6 +6,7 @@ import numpy
 import torch
 
 from recbole_diffusion.files import finite, write_whole
+from recbole_diffusion.training.console import shows_bars
 
 
 def evaluate_both_protocols(config, trainer, test_data, load_best_model):
@@ -22,7 +23,7 @@ def evaluate_both_protocols(config, trainer, test_data, load_best_model):
     for masked in (not chosen, chosen) if getattr(test_data, "can_mask_history", False) else (False,):
         test_data.mask_history = masked
         trainer.eval_collector.ranks = []
-        found = trainer.evaluate(test_data, load_best_model, show_progress=config["show_progress"])
+        found = trainer.evaluate(test_data, load_best_model, show_progress=shows_bars(config))
         results[masked] = plain_metrics(found)
         batches, trainer.eval_collector.ranks = trainer.eval_collector.ranks, None
         ranks[masked] = torch.cat(batches).numpy() if batches else None

@@ -1,15 +1,16 @@
 """RecBole's logger on standard output and in a file for each run, and where files go."""
 
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
 
 from recbole.utils import init_logger
-from recbole.utils.logger import RemoveColorFilter
 
 from recbole_diffusion import processes
 from recbole_diffusion.files import make_folder
+from recbole_diffusion.training.console import set_up_stream
 
 
 def check_places(config):
@@ -49,10 +50,18 @@ def start_logging(config):
         elif sys.stdout is None:  # closed by whoever started the program
             logger.removeHandler(handler)
         else:
-            handler.setStream(sys.stdout)
-            if not sys.stdout.isatty():  # colours are for terminals, not for files and pipes
-                handler.addFilter(RemoveColorFilter())
-                handler.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", "%d %b %H:%M"))
+            set_up_stream(handler, config["console"])
+
+
+def log_file():
+    """Path of the log of the present run, or None where there is none."""
+    files = [handler.baseFilename for handler in logging.getLogger().handlers if is_ours(handler)]
+    return os.path.relpath(files[0]) if files else None
+
+
+def is_ours(handler):
+    """Whether a handler writes the log file of a run."""
+    return getattr(handler, "of_recbole_diffusion", False) and isinstance(handler, logging.FileHandler)
 
 
 def end_logging():

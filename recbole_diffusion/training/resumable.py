@@ -23,6 +23,7 @@ from recbole_diffusion.training.checkpoint import (
     settings_fingerprint,
 )
 from recbole_diffusion.training.collector import OneTargetCollector
+from recbole_diffusion.training.console import say
 from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import on_device, plain_parameters, restore_model
 from recbole_diffusion.training.tensorboard import LenientWriter, no_tensorboard
@@ -49,7 +50,7 @@ class SafeCheckpointMixin:
         self._resumed = None
         self.saved_epochs = 0
         self.training_seconds = 0.0  # of all processes that had a part in this run, up to the last finished epoch
-        self.history = {"epoch": [], "loss": {}, "valid_epoch": [], "valid": {}}
+        self.history = {"epoch": [], "steps": [], "loss": {}, "valid_epoch": [], "valid": {}}
         self.fingerprint = settings_fingerprint(config.plain())
         # Seconds are not enough: two runs started together would overwrite each other.
         name = f"{get_local_time()}-{self.fingerprint}-{secrets.token_hex(2)}"
@@ -61,6 +62,7 @@ class SafeCheckpointMixin:
         folder, prefix = self.config["checkpoint_dir"], f"{self.config['model']}-{self.config['dataset']}-"
         self.saved_model_file = os.path.join(folder, f"{prefix}{name}-best.pth")
         self.last_model_file = os.path.join(folder, f"{prefix}{name}-last.pth")
+        self.result_file = os.path.join(folder, f"{prefix}{name}-result.json")
 
     def checkpoint(self, epoch):
         """What a checkpoint holds: tensors and JSON values only. All processes have to call this together."""
@@ -108,7 +110,7 @@ class SafeCheckpointMixin:
         self._write(state, self.last_model_file, False)
         self.saved_epochs = epoch + 1
         if is_best:
-            self._write(state, self.saved_model_file, verbose)
+            self._write(to_use(state), self.saved_model_file, verbose)
 
     def _write(self, state, path, verbose):
         processes.first_does(save_atomically, state, path)
@@ -127,7 +129,7 @@ class SafeCheckpointMixin:
         if file:
             self.resume_checkpoint(file)
         else:
-            self.logger.info(f"no earlier run of these settings in '{self.config['checkpoint_dir']}': starting anew")
+            say("resumed", f"no earlier run of these settings in '{self.config['checkpoint_dir']}': starting anew")
 
     def _find_last_run(self):
         start = os.path.join(self.config["checkpoint_dir"], f"{self.config['model']}-{self.config['dataset']}")
@@ -152,9 +154,10 @@ class SafeCheckpointMixin:
             raise UsageError(f"'{resume_file}' cannot be resumed with these data and settings: {reason}") from error
         stem = re.sub(r"(-last|-best)?\.pth$", "", resume_file)
         self.saved_model_file, self.last_model_file = f"{stem}-best.pth", f"{stem}-last.pth"
+        self.result_file = f"{stem}-result.json"
         self._require_best(state)
         self._resumed = state
-        self.logger.info(f"going on with epoch {self.start_epoch} of {resume_file}")
+        say("resumed", f"going on with epoch {self.start_epoch} of {resume_file}")
 
     def _go_back_to(self, state):
         """Everything of a checkpoint but the random generators."""
@@ -177,8 +180,10 @@ class SafeCheckpointMixin:
         saved, training = state["config"], state.get("training")
         if saved["model"] != self.config["model"]:
             raise UsageError(f"'{file}' is a checkpoint of {saved['model']}, not of {self.config['model']}")
-        if not training:
-            raise UsageError(f"'{file}' cannot be resumed: it holds a model but not the state of its training")
+        if not training or "optimizer" not in state:
+            raise UsageError(
+                f"'{file}' cannot be resumed: it holds a model but not the state of its training, which NAME-last.pth has"
+            )
         if training["version"] != recbole_diffusion.__version__:
             raise UsageError(
                 f"'{file}' was written by recbole_diffusion {training['version']}, this is "
@@ -198,7 +203,7 @@ class SafeCheckpointMixin:
 
     def _require_best(self, state):
         if self.best_epoch == state["epoch"]:  # killed between the two files
-            self._write(state, self.saved_model_file, False)
+            self._write(to_use(state), self.saved_model_file, False)
         elif self.best_epoch is not None:
             processes.first_does(self._read_best)
 
@@ -228,3 +233,8 @@ class SafeCheckpointMixin:
         if (random["cuda"] is None) != (self.device.type != "cuda"):
             self.logger.warning(f"the run began on another kind of device than {self.device}: other noise from here on")
         restore_random_state(random, self._generators, self.device)
+
+
+def to_use(state):
+    """A checkpoint without the optimizer, which only a resumed training needs and which takes two thirds of the file."""
+    return {key: value for key, value in state.items() if key != "optimizer"}

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 
 import torch
@@ -25,7 +26,9 @@ def left_as_found():
     level, gpus, watched = logging.getLogger().level, os.environ.get(GPUS), _wandb_run()
     failed = 1
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # its calls of pandas
+            yield
         failed = 0
     finally:
         if _wandb_run() is not watched:  # one that the caller opened himself is his to close

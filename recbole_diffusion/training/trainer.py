@@ -9,10 +9,10 @@ from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_trainer
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
-from tqdm import tqdm
 
 from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.training import console
 from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import compile_layers, restore_model
@@ -35,13 +35,17 @@ class EpochsMixin(SafeCheckpointMixin):
         for epoch in range(self.start_epoch, self.epochs):
             if self.stopped:
                 break
+            began = time.perf_counter()
             self._train_and_report(train_data, epoch, verbose, show_progress)
+            self.history.setdefault("steps", []).append(len(train_data))
             score, is_best = None, True
             if self.eval_step > 0 and valid_data:
                 score, is_best = self._validate_if_due(valid_data, epoch, verbose, show_progress)
             if is_best:
                 self.best_epoch = epoch
             self.training_seconds = time.perf_counter() - start
+            if verbose:
+                self._say_epoch(epoch, time.perf_counter() - began, len(train_data), score, is_best)
             if saved:
                 self._save_epoch(epoch, is_best, verbose)
             if callback_fn and score is not None:
@@ -110,9 +114,19 @@ class EpochsMixin(SafeCheckpointMixin):
             checkpoint = processes.first_does(load_checkpoint, file)
             restore_model(self.model, checkpoint, self.device)
             self.logger.info(f"Loading model structure and parameters from {file}")
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        with console.watched(eval_data, "evaluation", show_progress and processes.is_first()):
+            return super().evaluate(eval_data, load_best_model=False, show_progress=False)
 
     # Reports
+
+    def _say_epoch(self, epoch, seconds, steps, score, is_best):
+        """The line of an epoch at the console."""
+        losses = {name: values[-1] for name, values in self.history["loss"].items()}
+        validation = None if score is None else (self.config["valid_metric"], score)
+        text = console.describe_epoch(epoch, self.epochs, seconds, losses, steps, validation, is_best)
+        console.say("epoch", text)
+        if self.stopped:
+            console.say("stopped", f"{self.stopping_step + 1} validations without a better {self.config['valid_metric']}")
 
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
         names = getattr(self.model, "loss_names", None)
@@ -161,9 +175,11 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         """
         self.model.train()
         loss_func, totals = loss_func or self.model.calculate_loss, None
-        batches = tqdm(train_data, desc=f"Train {epoch_idx:>5}", ncols=100) if show_progress else train_data
+        batches = console.bar(train_data, f"epoch {epoch_idx}", show_progress)
         for number, interaction in enumerate(batches):
             losses = self._train_batch(interaction, loss_func)
+            if show_progress:
+                batches.set_postfix(loss=f"{sum(losses):.4f}", refresh=False)
             if any(map(math.isnan, losses)) and processes.world_size() == 1:
                 raise UsageError(self._describe_divergence(f"epoch {epoch_idx}, batch {number}"))
             totals = losses if totals is None else add_up([totals, losses])

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from recbole_diffusion import load_data_and_model, run
-from recbole_diffusion.cli import format_result, main
+from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.presets import describe_preset, preset_files
 from recbole_diffusion.settings.properties import load_yaml, properties_dir, property_names
 from recbole_diffusion.settings.registry import MODELS
 from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.training.result import format_result
 
 FILES = sorted((properties_dir() / "preset").glob("*.yaml"))
 DATA = {"beauty", "toys", "sports", "yelp", "ml-1m", "ml-100k", "toy", "cellphones"}

@@ -1,0 +1,112 @@
+"""What a run found: a dict of JSON values that prints as its table and turns into data frames and a picture."""
+
+import html
+
+import pandas as pd
+
+from recbole_diffusion.errors import UsageError, did_you_mean
+
+
+class RunResult(dict):
+    """The dict that :func:`recbole_diffusion.run` returns; :func:`print` shows the table of the test.
+
+    As a dict it holds JSON values only, see :func:`recbole_diffusion.run`.
+    """
+
+    def __str__(self):
+        return format_result(self)
+
+    def _repr_html_(self):
+        """The table in a notebook."""
+        heading = html.escape(format_result(self).split("\n", 1)[0])
+        return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
+
+    @property
+    def metrics(self):
+        """Test metrics, a :class:`pandas.DataFrame`: a row per metric, columns ``not masked`` and ``masked`` (history)."""
+        both = {"not masked": self["test_result_unmasked"], "masked": self["test_result_masked"]}
+        return pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in both.items() if values})
+
+    @property
+    def history(self):
+        """A :class:`pandas.DataFrame` with a row per epoch: ``loss`` parts as means per batch, validation metrics.
+
+        Epochs without a validation have NaN there.
+        """
+        kept = self["history"]
+        epochs = pd.Index(kept["epoch"], name="epoch")
+        steps = pd.Series(kept.get("steps") or 1, index=epochs, dtype=float)
+        losses = {f"loss {name}": pd.Series(values, index=epochs) / steps for name, values in kept["loss"].items()}
+        valid = {name: pd.Series(values, index=kept["valid_epoch"]) for name, values in kept["valid"].items()}
+        return pd.DataFrame({**losses, **valid}, index=epochs)
+
+    def plot(self, metric=None):
+        """Learning curves: the parts of the loss on the left, a validation metric on the right.
+
+        Args:
+            metric (str, optional): such as ``ndcg@10``, by default that which chose the epoch.
+
+        Returns:
+            matplotlib.figure.Figure
+
+        Raises:
+            UsageError: when the metric was not computed, or matplotlib is missing.
+        """
+        pyplot = import_pyplot()
+        table = self.history
+        losses = [name for name in table if name.startswith("loss ")]
+        wanted = str(metric or self["settings"]["valid_metric"]).lower()
+        known = [name for name in table if name not in losses]
+        if known and wanted not in known:
+            raise UsageError(f"no validation of '{metric}'{did_you_mean(wanted, known)}: there are {', '.join(known)}")
+        figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        table[losses].rename(columns=lambda name: name[len("loss ") :]).plot(ax=axes[0], ylabel="loss, mean of batches")
+        if known:
+            table[wanted].dropna().plot(ax=axes[1], marker="o", ylabel=f"{wanted}, validation")
+            axes[1].axvline(self["best_epoch"], color="grey", linestyle=":")
+        figure.suptitle(f"{self['model']} on {self['dataset']}, seed {self['seed']}")
+        pyplot.close(figure)  # a notebook shows it once, as the value of its cell
+        return figure
+
+
+def import_pyplot():
+    """Matplotlib's pyplot. Raises UsageError where it is not installed."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise UsageError("pictures need matplotlib: pip install 'recbole-diffusion[viz]'") from None
+    return pyplot
+
+
+def format_result(result):
+    """The test metrics as a table, both protocols side by side, and where the files are.
+
+    Args:
+        result (dict): see :func:`recbole_diffusion.run`.
+
+    Returns:
+        str
+    """
+    both = (result["test_result_unmasked"], result["test_result_masked"])
+    chosen = "masked" if result["mask_history"] else "not masked"
+    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
+    width = max(10, *(len(metric) + 2 for metric in both[0]))
+    lines = [
+        f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
+        f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
+        f"{'metric':<{width}}{'history not masked':>20}{'history masked':>18}",
+    ]
+    for metric, value in both[0].items():
+        masked = format_value(both[1][metric]) if both[1] else "not available"
+        lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
+    if result["leaks_test_labels"]:
+        lines.append("These figures LEAK: the model saw the test targets (graph_source: all).")
+    for what in ("checkpoint", "result_file"):
+        if result.get(what):
+            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
+    return "\n".join(lines)
+
+
+def format_value(value):
+    """A metric as text; None is one that no user gives a value."""
+    return "no value" if value is None else f"{value:.4f}"
