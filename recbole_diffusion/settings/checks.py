@@ -207,14 +207,16 @@ def _check_files(config):
         columns = config[key]
         if columns is None:
             continue
-        if not _names_columns(columns) or key == "load_col" and "inter" not in columns:
+        good = _names_columns(columns) and {"load_col": "inter" in columns, "unused_col": "*" not in columns.values()}.get(key, True)
+        if not good:
             raise UsageError(f"{key} must be columns by file such as {{inter: [user_id]}}, got '{columns}'")
         check_known(key, columns, known)
     if config["unused_col"]:
         check_known("unused_col", config["unused_col"], tuple(config["load_col"]))
-        for field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]):
-            if field in config["unused_col"].get("inter", ()):
+        for field in (column for columns in config["unused_col"].values() for column in columns):
+            if field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]):
                 raise UsageError(f"unused_col names '{field}', without which there are no sequences: remove it")
+            _require_loaded(config, "unused_col", field)
 
 
 def _names_columns(value):

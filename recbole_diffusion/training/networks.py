@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from recbole_diffusion import processes, threads
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 
 
 def build_model(config, train_data):
@@ -17,10 +17,10 @@ def build_model(config, train_data):
     init_seed(config["seed"], config["reproducibility"])
     try:
         network = config.model_class(config, train_data._dataset).to(config["device"])
-    except (KeyError, ValueError, NotImplementedError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if config.is_plugin_model:
             raise
-        reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else str(error)
+        reason = f"field or setting {error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
         raise UsageError(f"RecBole's {config['model']} cannot be built here: {reason}") from error
     if processes.world_size() > 1 and any(isinstance(part, _BatchNorm) for part in network.modules()):
         raise UsageError(f"{config['model']} normalises over batches, of which processes see parts: leave out --nproc")

@@ -1,8 +1,8 @@
 """RecBole's trainer with exact resumption, mixed precision, several processes and named losses."""
 
-import contextlib
 import math
 import time
+from contextlib import contextmanager, nullcontext
 
 import torch
 from recbole.trainer import Trainer
@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
 from recbole_diffusion import processes
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.errors import UsageError, one_line
 from recbole_diffusion.training import console
 from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from recbole_diffusion.training.evaluation import plain_metrics
@@ -177,7 +177,8 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = console.bar(train_data, f"epoch {epoch_idx}", show_progress)
         for number, interaction in enumerate(batches):
-            losses = self._train_batch(interaction, loss_func)
+            with nullcontext() if number or epoch_idx else self._naming_recboles_errors():
+                losses = self._train_batch(interaction, loss_func)
             if show_progress:
                 batches.set_postfix(loss=f"{sum(losses):.4f}", refresh=False)
             if any(map(math.isnan, losses)) and processes.world_size() == 1:
@@ -189,6 +190,20 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         if self.scheduler:
             self.scheduler.step()
         return totals if len(totals) > 1 else totals[0]
+
+    @contextmanager
+    def _naming_recboles_errors(self):
+        """What only the first batch tells of one of RecBole's models: that it needs other data or settings."""
+        try:
+            yield
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if self.config.is_plugin_model or isinstance(error, UsageError):
+                raise
+            reason = f"{type(error).__name__}: {one_line(error, 200)}"
+            raise UsageError(
+                f"RecBole's {self.config['model']} cannot be trained with these data and settings, its first batch ends in "
+                f"{reason}"
+            ) from error
 
     def _train_batch(self, interaction, loss_func):
         """One step of the optimizer. Returns this process's share of the parts of the loss, as numbers."""
@@ -209,7 +224,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         interaction = interaction.to(self.device)
         # Older versions of PyTorch (2.6) lose the gradient of a weight whose cached half copy was made without one.
         with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.enable_amp, cache_enabled=False):
-            with contextlib.nullcontext() if all(everyones) else processes.apart():
+            with nullcontext() if all(everyones) else processes.apart():
                 losses = loss_func(interaction)
         losses = losses if isinstance(losses, tuple) else (losses,)
         if len(everyones) == 1:
