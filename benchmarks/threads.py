@@ -1,4 +1,4 @@
-"""One epoch of SimDiffRec on ml-100k with other ways of waiting, in turn, alone and beside busy loops.
+"""An epoch of SimDiffRec on ml-100k with other ways of waiting, in turn, alone and beside busy loops.
 
 Every way has a process of its own, since OpenMP reads its variables once. All are prepared before the first epoch, and
 the epochs of a round follow each other directly. Where other programs run as well, the ratios within rounds and the
@@ -6,6 +6,7 @@ processor time tell more than seconds.
 """
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -34,8 +35,8 @@ WAYS = {  # variables of the environment; None: what the command line chooses
 BUSY = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
 
 
-def serve(way):
-    """What the process of one way does: prepare, then train an epoch for every line it reads."""
+def serve(way, steps):
+    """What the process of one way does: prepare, then train an epoch, or its first steps, for every line it reads."""
     if WAYS[way] is None:
         threads.choose()
     import logging
@@ -48,14 +49,15 @@ def serve(way):
     settings = {"use_gpu": False, "show_progress": False}
     _, trainer, loaders, _ = set_up("SimDiffRec", "ml-100k", None, settings)
     logging.disable()
+    batches = list(itertools.islice(loaders[0], steps))
     number = torch.get_num_threads()
-    torch.set_num_threads(1)  # in which the slower first epoch takes the same time whatever the way
-    trainer._train_epoch(loaders[0], 0, show_progress=False)
+    torch.set_num_threads(1)  # in which the slower first steps take the same time whatever the way
+    trainer._train_epoch(batches[:2], 0)
     torch.set_num_threads(number)
-    print(json.dumps(["ready"]), flush=True)
+    print(json.dumps(["ready", len(batches), len(loaders[0])]), flush=True)
     for _ in sys.stdin:
         start, of_processor = time.perf_counter(), time.process_time()
-        trainer._train_epoch(loaders[0], 0, show_progress=False)
+        trainer._train_epoch(batches, 0)
         print(json.dumps([time.perf_counter() - start, time.process_time() - of_processor]), flush=True)
 
 
@@ -64,14 +66,16 @@ class Way:
 
     Args:
         name (str): one of WAYS.
+        steps (int, optional): of the epoch, all by default.
         folder (str): where RecBole writes its log.
     """
 
-    def __init__(self, name, folder):
+    def __init__(self, name, steps, folder):
         others = (*threads.WAITING, *threads.NUMBER, threads.CHOSEN)
         kept = {key: value for key, value in os.environ.items() if key not in others}
+        words = ["--serve", name] + (["--steps", str(steps)] if steps else [])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", name], env={**kept, "PYTHONPATH": str(ROOT), **(WAYS[name] or {})},
+            [sys.executable, os.path.abspath(__file__), *words], env={**kept, "PYTHONPATH": str(ROOT), **(WAYS[name] or {})},
             cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -127,19 +131,20 @@ def main():
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 6], help="numbers of busy loops")
     parser.add_argument("--cores", type=int, default=2, help="cores that all of it shares")
     parser.add_argument("--seconds", type=float, default=60, help="time for each number of busy loops, without its last round")
+    parser.add_argument("--steps", type=int, help="steps of the epoch, all by default; fewer where all of them take too long")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[PYTORCH, "chosen", "one thread"])
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(args.serve)
+        return serve(args.serve, args.steps)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the busy loops as well
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     print(f"{processor()}, {threads.allowed_cores()} cores")
     with tempfile.TemporaryDirectory() as folder:
-        ways = {name: Way(name, folder) for name in args.ways}
+        ways = {name: Way(name, args.steps, folder) for name in args.ways}
         try:
-            for way in ways.values():
-                way.answer()
+            _, steps, of_all = [way.answer() for way in ways.values()][0]
+            print(f"{steps} of the {of_all} steps of an epoch")
             for load in args.loads:
                 show(measure(ways, load, args.seconds), load)
         finally:
