@@ -15,7 +15,7 @@ from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from recbole_diffusion.training.evaluation import plain_metrics
-from recbole_diffusion.training.networks import compile_layers, restore_model
+from recbole_diffusion.training.networks import compile_layers, first_batch_of, restore_model
 from recbole_diffusion.training.resumable import SafeCheckpointMixin
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -163,7 +163,8 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = tqdm(train_data, desc=f"Train {epoch_idx:>5}", ncols=100) if show_progress else train_data
         for number, interaction in enumerate(batches):
-            losses = self._train_batch(interaction, loss_func)
+            with contextlib.nullcontext() if number else first_batch_of(self.config):
+                losses = self._train_batch(interaction, loss_func)
             if any(map(math.isnan, losses)) and processes.world_size() == 1:
                 raise UsageError(self._describe_divergence(f"epoch {epoch_idx}, batch {number}"))
             totals = losses if totals is None else add_up([totals, losses])
