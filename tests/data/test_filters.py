@@ -82,7 +82,7 @@ def test_filters_one_after_the_other_drop_what_each_of_them_means(tmp_path):
 # Order
 
 
-def interleaved(start=1_500_000_000):
+def interleaved(start=1_500_000_030):
     """Users who take turns second by second: in float32 such seconds are the same for two minutes at a time."""
     turns = [(f"u{turn % 4}", f"i{turn % 7}", start + turn) for turn in range(80)]
     return turns, sorted(turns)
