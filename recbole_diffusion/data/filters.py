@@ -47,8 +47,6 @@ class ExactFilters:
         keep = self.config["rm_dup_inter"]
         if keep is None:
             return
-        if keep not in ("first", "last"):
-            raise UsageError(f"rm_dup_inter must be first or last, got '{keep}'")
         if self.time_field not in self.inter_feat:
             raise UsageError(f"rm_dup_inter: {keep} needs the time field '{self.time_field}' in load_col")
         frame = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)

@@ -62,8 +62,8 @@ def test_of_duplicates_in_one_moment_the_order_of_the_file_decides(tmp_path):
     for keep, wanted in (("first", range(60)), ("last", range(540, 600))):
         data = create_dataset(make_config("SASRec", folder, load_col=columns, rm_dup_inter=keep))
         assert data.inter_feat["row"].tolist() == list(wanted)
-    with pytest.raises(UsageError, match="rm_dup_inter must be first or last, got 'any'"):
-        create_dataset(make_config("SASRec", folder, load_col=columns, rm_dup_inter="any"))
+    with pytest.raises(UsageError, match="rm_dup_inter: last needs the time field 'timestamp' in load_col"):
+        create_dataset(make_config("SASRec", folder, load_col={"inter": ["user_id", "item_id"]}, rm_dup_inter="last"))
 
 
 def test_filters_one_after_the_other_drop_what_each_of_them_means(tmp_path):
