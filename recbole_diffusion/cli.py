@@ -11,7 +11,13 @@ from recbole_diffusion import __version__, threads
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import expand_home
 from recbole_diffusion.settings.presets import describe_preset, preset_files
-from recbole_diffusion.settings.properties import parse_scalar, properties_dir, property_file, property_names
+from recbole_diffusion.settings.properties import (
+    parse_scalar,
+    parse_separator,
+    properties_dir,
+    property_file,
+    property_names,
+)
 from recbole_diffusion.settings.schema import read_schema
 
 # Command -> module, imported only when it is asked for.
@@ -177,7 +183,9 @@ def parse_settings(words):
         key, has_value, text = word[2:].partition("=")
         if not has_value:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
-        value = text if key in ("model", "dataset", "config_files", "result_file") else parse_scalar(text)
+        settings_of_text = ("model", "dataset", "config_files", "result_file")
+        parse = parse_separator if key in ("seq_separator", "field_separator") else parse_scalar
+        value = text if key in settings_of_text else parse(text)
         if settings.setdefault(key, value) != value:
             raise UsageError(f"--{key} is given twice: {settings[key]} and {value}")
     return settings

@@ -122,6 +122,8 @@ def validate(model=None, dataset=None, config_file_list=None, config_dict=None, 
     config, trainer, loaders, _ = set_up(model, dataset, config_file_list, config_dict, data_cache)
     if config["eval_step"] <= 0:
         raise UsageError(f"eval_step is {config['eval_step']}: without validation there is nothing to choose by")
+    if loaders[1] is None:
+        raise UsageError(f"benchmark_filename {config['benchmark_filename']} has no validation part to choose by")
     with closing(trainer.tensorboard):
         score, result = fit(trainer, loaders, saved=False, callback=callback)
     clock.lap("all")
@@ -214,7 +216,8 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
             in it.
 
     Returns:
-        tuple: ``(config, model, dataset, train_data, valid_data, test_data)`` as in RecBole.
+        tuple: ``(config, model, dataset, train_data, valid_data, test_data)`` as in RecBole; ``valid_data`` is None
+        where ready-made splits have no validation.
 
     Raises:
         UsageError: when the file is missing or not such a checkpoint, or the data have other items than the model.

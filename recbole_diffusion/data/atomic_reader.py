@@ -1,10 +1,12 @@
 """RecBole's atomic files, read strictly: what RecBole takes in silence is refused with the line that is wrong."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_diffusion.data.numbers import find_first_bad_number
+from recbole_diffusion.data.numbers import find_first_bad_number, finite
 from recbole_diffusion.errors import UsageError, did_you_mean
 
 
@@ -21,6 +23,8 @@ class AtomicReader:
         if load_col == set():
             return None
         separator, encoding = self.config["field_separator"], self.config["encoding"]
+        if len(separator) != 1 or separator in '"\r\n':  # of several, pandas would make a pattern
+            raise UsageError(f"field_separator must be one character that stands between columns, got {separator!r}")
         has_quotes = _scan_text(filepath, encoding)
         names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
         dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
@@ -47,7 +51,7 @@ class AtomicReader:
             _refuse_repeated_ids(frame, self.iid_field if source == FeatureSource.ITEM else self.uid_field, filepath)
         for name, ftype in names.items():
             if ftype.value.endswith("seq"):
-                self._split_sequences(frame, name, ftype)
+                self._split_sequences(frame, name, ftype, filepath)
         if self.time_field in names and not np.isfinite(frame[self.time_field]).all():
             line = int(np.isfinite(frame[self.time_field]).argmin()) + 2
             raise UsageError(f"{filepath} line {line}: no number in time field '{self.time_field}'")
@@ -104,11 +108,20 @@ class AtomicReader:
                 if bad:
                     raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
 
-    def _split_sequences(self, frame, name, kind):
-        convert = str if kind == FeatureType.TOKEN_SEQ else float
-        separator = self.config["seq_separator"]
+    def _split_sequences(self, frame, name, kind, filepath):
+        separator, is_text = self.config["seq_separator"], kind == FeatureType.TOKEN_SEQ
+        if separator in ("", self.config["field_separator"]):
+            raise UsageError(f"seq_separator cannot be {separator!r}: it stands between the values of one column")
         limit = (self.config["seq_len"] or {}).get(name)
-        rows = [[convert(w) for w in text.split(separator) if w][:limit] for text in frame[name].fillna("")]
+        rows = [[word for word in text.split(separator) if word][:limit] for text in frame[name].fillna("")]
+        if not is_text:
+            rows = [[finite(word) for word in row] for row in rows]
+            bad = next((number for number, row in enumerate(rows) if not all(map(math.isfinite, row))), None)
+            if bad is not None:
+                raise UsageError(
+                    f"{filepath} line {bad + 2}: '{frame[name].iloc[bad][:60]}' is no list of numbers separated by "
+                    f"'{separator}' (column '{name}'; seq_separator says by what)"
+                )
         frame[name] = pd.Series([np.array(row) for row in rows], index=frame.index, dtype=object)
         self.field2seqlen[name] = max(map(len, rows))
 

@@ -7,6 +7,8 @@ import recbole.data.dataset
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.data.dataset import SequenceDataset
+from recbole_diffusion.data.filters import ExactFilters
+from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.errors import UsageError
 
 
@@ -23,13 +25,20 @@ def create_dataset(config):
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     try:
         # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
-        dataset = (SequenceDataset if stock is SequentialDataset else stock)(config)
+        dataset = dataset_class(stock)(config)
     except KeyError as error:
         raise UsageError(f"a setting names '{error.args[0]}', which the data do not have") from error
     except ValueError as error:  # RecBole's own refusals; UsageError is one as well
         raise error if isinstance(error, UsageError) else UsageError(str(error).splitlines()[0]) from error
     logging.getLogger().info(dataset)
     return dataset
+
+
+def dataset_class(stock):
+    """The plugin's data set instead of RecBole's sequential one; its special ones with the plugin's filters and splits."""
+    if stock is SequentialDataset:
+        return SequenceDataset
+    return type(stock.__name__, (ExactFilters, ReadyMadeSplits, stock), {})
 
 
 def check_against_data(config, data):

@@ -16,6 +16,8 @@ from recbole.utils import FeatureType
 from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.features import features_file, load_item_features
+from recbole_diffusion.data.filters import ExactFilters
+from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
 
@@ -23,7 +25,7 @@ from recbole_diffusion.settings.properties import property_names
 HISTORY_START, USER_START, TARGET = "_history_start", "_user_start", "_target"
 
 
-class SequenceDataset(AtomicReader, SequentialDataset):
+class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDataset):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it
@@ -51,6 +53,12 @@ class SequenceDataset(AtomicReader, SequentialDataset):
             files = [f"{token}.{part}.inter" for part in self.benchmark_filename_list]
         known = [name for name in property_names("dataset") if name != token]
         missing = [file for file in files if not os.path.isfile(os.path.join(dataset_path, file))]
+        found = sorted(path.name for path in Path(dataset_path).glob(f"{token}.*.inter"))
+        if missing and found and self.benchmark_filename_list is not None:
+            raise UsageError(
+                f"file '{missing[0]}' of dataset '{token}' not found in '{os.path.abspath(dataset_path)}', "
+                f"which has {', '.join(found)}: name their parts in benchmark_filename"
+            )
         if missing:
             what = f"file '{missing[0]}' of dataset" if folder_exists else "dataset"
             raise UsageError(
@@ -59,20 +67,6 @@ class SequenceDataset(AtomicReader, SequentialDataset):
                 f"folder that holds {token}/, or build it with 'recbole-diffusion prepare {token} --source=RAW_FILE'"
             )
         super()._load_data(token, dataset_path)
-        if self.benchmark_filename_list is not None:
-            self._require_ids(files)
-
-    def _require_ids(self, files):
-        """RecBole filters nothing in ready-made splits, so a row without a target would train on padding."""
-        for field in self.inter_feat.columns.intersection([self.uid_field, self.iid_field]):
-            missing = self.inter_feat[field].isna().to_numpy()
-            if missing.any():
-                ends = np.cumsum(self.file_size_list)
-                row, part = int(missing.argmax()), int(np.searchsorted(ends, missing.argmax(), side="right"))
-                raise UsageError(
-                    f"{files[part]} row {row - int(ends[part] - self.file_size_list[part]) + 1}: no value in column "
-                    f"'{field}' ({int(missing.sum())} such rows): every example needs one"
-                )
 
     # Processing
 
@@ -147,6 +141,7 @@ class SequenceDataset(AtomicReader, SequentialDataset):
             [self.uid_field, self.time_field], kind="stable", ignore_index=True
         )
         self._warn_about_ties()
+        self.times = self.inter_feat[self.time_field].to_numpy()
         Dataset._change_feat_format(self)
         self._aug_presets()
         self._index_prefixes()
@@ -215,11 +210,10 @@ class SequenceDataset(AtomicReader, SequentialDataset):
         """
         datasets = super().build()
         for part, dataset in zip(("training", "validation", "test"), datasets):
-            if not len(dataset):
-                raise UsageError(
-                    f"dataset '{self.dataset_name}' has no {part} rows under split {self.config['eval_args']['split']}:"
-                    f" leave-one-out needs users with at least 4 interactions"
-                )
+            if not len(dataset) and self.benchmark_filename_list is None:
+                split = self.config["eval_args"]["split"]
+                hint = ": leave-one-out needs users with at least 4 interactions" if "LS" in split else ""
+                raise UsageError(f"dataset '{self.dataset_name}' has no {part} rows under split {split}{hint}")
         train = datasets[0]
         if self.benchmark_filename_list is not None:
             if not self.config["train_last_only"]:
@@ -227,10 +221,28 @@ class SequenceDataset(AtomicReader, SequentialDataset):
         elif self.config["train_view"] == "sequence":
             datasets[0] = train.copy(train.longest_examples())
         if self.config["graph_source"] == "all":
-            datasets[0].evaluation_parts = datasets[1:]
+            datasets[0].evaluation_parts = [part for part in datasets[1:] if len(part)]
         sizes = [len(part) for part in datasets]
         self.logger.info("split: {} training examples, {} of validation, {} of test".format(*sizes))
         return datasets
+
+    def sort(self, by, ascending=True):
+        """RecBole's order; by time it is exact, although the column is float32, in which seconds since 1970 collide."""
+        if by != self.time_field:
+            return super().sort(by, ascending)
+        order = np.argsort(self.times[self.inter_feat[TARGET].numpy()], kind="stable")
+        self.inter_feat = self.inter_feat[order if ascending else order[::-1].copy()]
+
+    def time_based_split(self, ratios, group_by):
+        """RecBole's split at a moment of all users, which is found and compared in float64."""
+        rounded = self.inter_feat[self.time_field]
+        exact = torch.as_tensor(self.times)[self.inter_feat[TARGET]]
+        self.inter_feat.update(Interaction({self.time_field: exact}))
+        parts = super().time_based_split(ratios, group_by)
+        for part in parts:
+            part.inter_feat.update(Interaction({self.time_field: part.inter_feat[self.time_field].to(rounded.dtype)}))
+        self.inter_feat.update(Interaction({self.time_field: rounded}))
+        return parts
 
     def longest_examples(self):
         """The longest example of each user, whose history holds all the others: ``Interaction`` of one row per user."""

@@ -92,7 +92,7 @@ def build_loaders(config, dataset, parts=None):
         parts (list[SequenceDataset], optional): its parts, where it is split already.
 
     Returns:
-        tuple: training, validation and test loader.
+        tuple: training, validation and test loader; None for validation where ready-made splits have none.
 
     Raises:
         UsageError: when ``mask_history`` cannot be done, and see :meth:`SequenceDataset.build`.
@@ -103,7 +103,7 @@ def build_loaders(config, dataset, parts=None):
     train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else SharedTrainDataLoader
     train = train_class(config, parts[0], samplers[0], shuffle=config["shuffle"])
     return train, *(
-        _eval_loader(config, own_users(part, phase), sampler, phase)
+        _eval_loader(config, own_users(part, phase), sampler, phase) if len(part) else None
         for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"))
     )
 

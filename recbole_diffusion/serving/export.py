@@ -1,7 +1,7 @@
 """Trained models as ONNX files: histories of item numbers in, scores of all items out.
 
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
-padded rows; tests/test_export.py holds both to the same numbers.
+padded rows; tests/serving/test_export.py holds both to the same numbers.
 
 SimDiffRec is exported as it recommends. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
 up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward

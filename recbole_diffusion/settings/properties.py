@@ -128,6 +128,14 @@ def parse_scalar(text):
         return text
 
 
+def parse_separator(text):
+    """Separator of one command-line word, as it stands where it is a sign of YAML; ``\\t`` is a tabulator."""
+    value = parse_scalar(text)
+    if isinstance(value, (int, float)):  # no separator, and refused as such
+        return value
+    return (value if value and isinstance(value, str) else text).replace("\\t", "\t")
+
+
 def load_yaml(path):
     """Read one yaml file into a dict.
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import torch
 from recbole.utils import init_seed
@@ -27,6 +28,18 @@ def build_model(config, train_data):
     if not processes.is_first():  # the same weights, but other noise
         init_seed(config["seed"] + processes.rank(), config["reproducibility"])
     return network
+
+
+@contextmanager
+def first_batch_of(config):
+    """Say in one line that RecBole's model cannot train on these data. Raises UsageError; our own models raise as ever."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if config.is_plugin_model or isinstance(error, UsageError):
+            raise
+        reason = one_line(error, 200) if str(error) else type(error).__name__
+        raise UsageError(f"RecBole's {config['model']} fails in its first batch with these data: {reason}") from error
 
 
 def start_torch(config):

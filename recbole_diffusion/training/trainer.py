@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from recbole.trainer import Trainer
@@ -11,11 +11,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
 from recbole_diffusion import processes
-from recbole_diffusion.errors import UsageError, one_line
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.training import console
 from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from recbole_diffusion.training.evaluation import plain_metrics
-from recbole_diffusion.training.networks import compile_layers, restore_model
+from recbole_diffusion.training.networks import compile_layers, first_batch_of, restore_model
 from recbole_diffusion.training.resumable import SafeCheckpointMixin
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -177,7 +177,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = console.bar(train_data, f"epoch {epoch_idx}", show_progress)
         for number, interaction in enumerate(batches):
-            with nullcontext() if number or epoch_idx else self._naming_recboles_errors():
+            with first_batch_of(self.config) if number == epoch_idx == 0 else nullcontext():
                 losses = self._train_batch(interaction, loss_func)
             if show_progress:
                 batches.set_postfix(loss=f"{sum(losses):.4f}", refresh=False)
@@ -190,20 +190,6 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         if self.scheduler:
             self.scheduler.step()
         return totals if len(totals) > 1 else totals[0]
-
-    @contextmanager
-    def _naming_recboles_errors(self):
-        """What only the first batch tells of one of RecBole's models: that it needs other data or settings."""
-        try:
-            yield
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if self.config.is_plugin_model or isinstance(error, UsageError):
-                raise
-            reason = f"{type(error).__name__}: {one_line(error, 200)}"
-            raise UsageError(
-                f"RecBole's {self.config['model']} cannot be trained with these data and settings, its first batch ends in "
-                f"{reason}"
-            ) from error
 
     def _train_batch(self, interaction, loss_func):
         """One step of the optimizer. Returns this process's share of the parts of the loss, as numbers."""
