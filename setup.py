@@ -32,6 +32,7 @@ setup(
         "tune": ["optuna>=3"],
         "viz": ["matplotlib>=3.7"],  # scikit-learn, for t-SNE, comes with RecBole
         "export": ["onnx", "onnxruntime", "onnxscript"],
+        "parquet": ["pyarrow"],
         "test": [
             "pytest",
             "setuptools>=70",
@@ -46,6 +47,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "pyarrow",
         ],
     },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},

@@ -23,7 +23,7 @@ class RawSessions:
     """
 
     source: Path
-    meta: Path | None
+    meta: Path
     properties: dict
     prefixes: bool
     shortest: float

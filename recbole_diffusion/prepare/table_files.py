@@ -60,7 +60,7 @@ def _csv_pieces(path, header, encoding, show_progress):
                 encoding=encoding, skipinitialspace=header.separator not in " \t", chunksize=_ROWS_PER_READ,
             )  # fmt: skip
             for frame in pieces:
-                if not isinstance(frame.index, pd.RangeIndex):
+                if len(frame) and not isinstance(frame.index, pd.RangeIndex):
                     raise UsageError(f"'{path}' has rows with more fields than the header: name all columns in it")
                 yield frame[wanted].fillna("")
                 bar.update(raw.tell() - bar.n)

@@ -128,10 +128,16 @@ class DiffusionConfig(Config):
 
     def _take_settings_beside(self, model, dataset):
         """Those of ``<dataset>.yaml`` in the folder of the data are a user's as well, below all others of the user."""
-        folder = self.external_config_dict.get("data_path", self.internal_config_dict["data_path"])
+        given = self.external_config_dict
+        folder = given.get("data_path", self.internal_config_dict["data_path"])
         beside = settings_beside(dataset, expand_home(str(folder)))
         self.internal_config_dict.update((beside.pop("model_settings", None) or {}).get(model, {}))
-        self.external_config_dict = {**beside, **self.external_config_dict}
+        self.external_config_dict = {**{key: given[key] for key in given if key == "allow_unknown_keys"}, **beside}
+        try:
+            self._check_external()
+        except UsageError as error:
+            raise UsageError(f"{dataset}.yaml beside the data: {error}") from None
+        self.external_config_dict.update(given)
 
     def _check_external(self):
         known = set(self.internal_config_dict) | HIDDEN_KEYS | (set() if self.is_plugin_model else HIDDEN_KEYS_OF_MODELS)

@@ -54,7 +54,7 @@ def test_settings_of_single_models(beside):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("MAX_ITEM_LIST_LENGHT: 7\n", "unknown key 'MAX_ITEM_LIST_LENGHT', did you mean 'MAX_ITEM_LIST_LENGTH'"),
+        ("MAX_ITEM_LIST_LENGHT: 7\n", "^shop.yaml beside the data: unknown key 'MAX_ITEM_LIST_LENGHT', did you mean 'MAX_ITEM_LIST_LENGTH'"),
         ("train_batch_size: many\n", "train_batch_size must be"),
         ("data_path: elsewhere\n", "must not hold data_path"),
         ("- a\n", "must hold 'key: value' lines"),
