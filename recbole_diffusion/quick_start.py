@@ -157,13 +157,14 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
         raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
     network = build_model(config, loaders[0])
     logging.getLogger().info(network)
-    introduce(config, counts, [len(loader._dataset) for loader in loaders], network)
+    introduce(config, counts, loaders, network)
     return config, trainer_class(config)(config, network), loaders, counts
 
 
-def introduce(config, counts, sizes, network):
+def introduce(config, counts, loaders, network):
     """What is trained on what and where, a line each."""
-    of_parts = ", ".join(f"{size:,} {part}" for size, part in zip(sizes, ("to train", "to validate", "to test")))
+    parts = zip(loaders, ("to train", "to validate", "to test"))
+    of_parts = ", ".join(f"{len(loader._dataset):,} {what}" for loader, what in parts if loader)
     of_data = ", ".join(f"{number:,} {what}" for what, number in counts.items())
     preset = f" (preset {config['preset']})" if config["preset"] else ""
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
