@@ -1,5 +1,6 @@
 """RecBole's logger on standard output and in a file for each run, and where files go."""
 
+import copy
 import logging
 import os
 import sys
@@ -90,8 +91,8 @@ def go_on_without(handler, record):
     Python would print a traceback for every line.
     """
     if isinstance(sys.exc_info()[1], UnicodeError) and not getattr(record, "escaped", False):
-        record.msg, record.args = record.getMessage().encode("ascii", "backslashreplace").decode(), ()
-        record.escaped = True
-        handler.emit(record)
-        return
+        escaped = copy.copy(record)  # the other handlers get their letters
+        escaped.msg, escaped.args = record.getMessage().encode("ascii", "backslashreplace").decode(), ()
+        escaped.escaped = True
+        return handler.emit(escaped)
     logging.getLogger().removeHandler(handler)

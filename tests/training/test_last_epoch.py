@@ -64,7 +64,8 @@ def test_the_last_epoch_need_not_be_the_best(given, scores):
 
 def state(result):
     last = torch.load(result["checkpoint"].replace("-best", "-last"), weights_only=True)
-    return last["state_dict"], last["optimizer"]["state"], last["training"]["random"]
+    random = last["training"]["random"][0]
+    return last["state_dict"], last["optimizer"]["state"], (random["torch"], random["numpy"][1], random["generators"])
 
 
 @pytest.mark.parametrize("model, more", [("SimDiffRec", {}), ("SASRec", BPR)])

@@ -73,19 +73,21 @@ def test_every_run_has_logs_and_tensorboard_files_of_its_own(given, tmp_path):
     assert len(logs) == 2 and boards == [name.split(".")[0] for name in logs]
 
 
-@pytest.fixture
-def stream(monkeypatch):
+def shown_in_ascii(monkeypatch, action):
+    """What an action prints on a standard output that knows no other letters, and what it returns."""
     raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    return raw
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        result = action()
+        sys.stdout.flush()
+        return raw.getvalue().decode("ascii"), result
 
 
-def test_a_letter_that_the_terminal_lacks_ends_neither_the_run_nor_the_log(given, stream, tmp_path):
+def test_a_letter_that_the_terminal_lacks_ends_neither_the_run_nor_the_log(given, tmp_path, monkeypatch):
     """Through Python, where nobody has made the stream lenient."""
     folder = tmp_path / "sav\xe9 \udcff"
-    run("SKNN", "cycle", config_dict={**given, "checkpoint_dir": str(folder)})
-    sys.stdout.flush()
-    shown = stream.getvalue().decode("ascii")
+    words = {**given, "checkpoint_dir": str(folder)}
+    shown, _ = shown_in_ascii(monkeypatch, lambda: run("SKNN", "cycle", config_dict=words))
     assert "sav\\xe9 \\udcff/SKNN" in shown and shown.count("Loading model structure") == 1
     (log,) = os.listdir("log/SKNN")
     with open(f"log/SKNN/{log}", encoding="utf-8") as file:
@@ -93,10 +95,10 @@ def test_a_letter_that_the_terminal_lacks_ends_neither_the_run_nor_the_log(given
     assert len(list(folder.glob("*-best.pth"))) == 1
 
 
-def test_the_table_is_printed_on_a_stream_of_another_encoding(given, stream, tmp_path):
+def test_the_table_is_printed_on_a_stream_of_another_encoding(given, tmp_path, monkeypatch):
     words = [f"--{key}={value}" for key, value in {**given, "checkpoint_dir": tmp_path / "sav\xe9"}.items()]
-    assert main(["--model=SKNN", "--dataset=cycle", *words]) == 0
-    assert "mrr@5" in stream.getvalue().decode("ascii") and "sav\\xe9" in stream.getvalue().decode("ascii")
+    shown, code = shown_in_ascii(monkeypatch, lambda: main(["--model=SKNN", "--dataset=cycle", *words]))
+    assert code == 0 and "mrr@5" in shown and "checkpoint:" in shown and "sav\\xe9/SKNN" in shown
 
 
 def test_closed_streams(given, monkeypatch):
