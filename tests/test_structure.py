@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -102,6 +103,7 @@ def test_every_setting_is_documented_and_its_default_is_in_range(path):
     from recbole_diffusion.settings.properties import load_yaml
 
     schema, defaults = read_schema(path), load_yaml(path)
+    assert len(re.findall(r"^\w+:", path.read_text(), re.MULTILINE)) == len(schema)  # none twice
     assert set(defaults) == set(schema)
     for key, value in defaults.items():
         if value is not None:

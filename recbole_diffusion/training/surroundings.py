@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from recbole_diffusion import threads
 from recbole_diffusion.training.checkpoint import random_state, restore_random_state
 from recbole_diffusion.training.logs import end_logging
 
@@ -18,8 +19,8 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 def left_as_found():
     """Around a run, or as a decorator of one: afterwards the process is as it was, however the run ends.
 
-    Given back are the level and the handlers of the root logger, the run of W&B, PyTorch's precision and cuDNN's modes,
-    the random generators of the CPU, and which GPUs are visible where CUDA has not read that yet.
+    Given back are the level and the handlers of the root logger, the run of W&B, PyTorch's precision and threads, cuDNN's
+    modes, the random generators of the CPU, and which GPUs are visible where CUDA has not read that yet.
     """
     cpu, cudnn = torch.device("cpu"), torch.backends.cudnn
     found = random_state([], cpu), torch.get_float32_matmul_precision(), (cudnn.benchmark, cudnn.deterministic)
@@ -37,6 +38,7 @@ def left_as_found():
         logging.getLogger().setLevel(level)
         random, precision, (cudnn.benchmark, cudnn.deterministic) = found
         torch.set_float32_matmul_precision(precision)
+        threads.follow(None)
         restore_random_state(random, [], cpu)
         if not torch.cuda.is_available():
             os.environ.pop(GPUS, None)
