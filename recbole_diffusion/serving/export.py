@@ -153,7 +153,21 @@ class PaddedDiffuRec(PaddedScorer):
         return attend(layer, query, key, value, rows.visible[:, None, None, :])
 
 
-EXPORTABLE = {"SimDiffRec": PaddedSimDiffRec, "DiffuRec": PaddedDiffuRec, "DiffuRecSys": PaddedDiffuRec}
+class PaddedAlready(PaddedScorer):
+    """A model of RecBole, which works on padded rows by itself."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        return self.model(item_seq, item_seq_len)
+
+
+EXPORTABLE = {
+    "SimDiffRec": PaddedSimDiffRec,
+    "DiffuRec": PaddedDiffuRec,
+    "DiffuRecSys": PaddedDiffuRec,
+    "SASRec": PaddedAlready,
+    "GRU4Rec": PaddedAlready,
+}
 
 
 def padded_scorer(model):

@@ -2,21 +2,32 @@
 
 import csv
 import json
+import math
+from datetime import datetime, timezone
 from numbers import Integral
 from pathlib import Path
 
+from recbole_diffusion.data.numbers import finite
 from recbole_diffusion.errors import UsageError
 
 FORMATS = (".csv", ".jsonl")
+LONG_NAMES = {  # columns of files with one interaction per row
+    "user": ("user", "user_id", "session_id"),
+    "item": ("item", "item_id"),
+    "time": ("time", "timestamp"),
+}
 LONGEST_CELL = 2**24  # characters of a cell of a csv file; Python's own limit of 2**17 is short for long histories
 
 
-def read_histories(path):
+def read_histories(path, commas=True):
     """Histories of a file, one after the other.
 
     Args:
-        path (str or Path): ``.csv`` with a header, a column ``items`` (tokens separated by blanks) and perhaps ``id``;
-            or ``.jsonl`` with a list of tokens, or an object with ``items`` and perhaps ``id``, on every line.
+        path (str or Path): ``.csv`` with a header, a column ``items`` (tokens separated by blanks or commas) and perhaps
+            ``id``; or ``.csv`` with one interaction per row and a header that names user, item and perhaps time, see
+            :data:`LONG_NAMES`, which is read whole; or ``.jsonl`` with a list of tokens, or an object with ``items`` and
+            perhaps ``id``, on every line.
+        commas (bool): commas separate the tokens of a cell, too.
 
     Yields:
         tuple: line number, id (the number of the row from 1 where there is none), list of tokens.
@@ -28,7 +39,7 @@ def read_histories(path):
     read = {".csv": _read_csv, ".jsonl": _read_jsonl}[file_format(path)]
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, (line, name, items) in enumerate(read(path, file), 1):
+            for number, (line, name, items) in enumerate(read(path, file, commas), 1):
                 yield line, number if name is None else name, items
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from None
@@ -44,26 +55,67 @@ def file_format(path):
     return suffix
 
 
-def _read_csv(path, file):
+def _read_csv(path, file, commas):
     previous = csv.field_size_limit(LONGEST_CELL)
     rows = csv.reader(file, strict=True)
     try:
         header = next(rows, [])
+        names = [cell.partition(":")[0] for cell in header]  # as atomic files write them
+        long = {what: [names.index(name) for name in known if name in names] for what, known in LONG_NAMES.items()}
+        if "items" not in names and long["user"] and long["item"]:
+            places = {what: found[0] for what, found in long.items() if found}
+            yield from _grouped(path, _rows_of(path, rows, header), places)
+            return
         if "items" not in header or len(set(header)) < len(header):
-            raise UsageError(f"'{path}' line 1: the header must name a column 'items' once, it is '{','.join(header)}'")
+            raise UsageError(
+                f"'{path}' line 1: the header must name a column 'items' once, or user and item (and time) of single "
+                f"interactions, it is '{','.join(header)}'"
+            )
         place, name = header.index("items"), header.index("id") if "id" in header else None
-        for row in rows:
-            row = row or [""]  # an empty line of a file with one column is an empty history
-            if len(row) != len(header):
-                raise UsageError(f"'{path}' line {rows.line_num}: {len(row)} columns instead of {len(header)}")
-            yield rows.line_num, None if name is None else row[name], row[place].split()
+        for line, row in _rows_of(path, rows, header):
+            items = row[place].replace(",", " ") if commas else row[place]
+            yield line, None if name is None else row[name], items.split()
     except csv.Error as error:
         raise UsageError(f"'{path}' line {rows.line_num}: {error}") from None
     finally:
         csv.field_size_limit(previous)
 
 
-def _read_jsonl(path, file):
+def _rows_of(path, rows, header):
+    """Line numbers and rows as wide as the header."""
+    for row in rows:
+        row = row or [""]  # an empty line of a file with one column is an empty history
+        if len(row) != len(header):
+            raise UsageError(f"'{path}' line {rows.line_num}: {len(row)} columns instead of {len(header)}")
+        yield rows.line_num, row
+
+
+def _grouped(path, rows, places):
+    """Histories of single interactions: users in the order of the file, their items in that of time, if there is one."""
+    users = {}
+    for line, row in rows:
+        user, item = row[places["user"]], row[places["item"]]
+        if not user or not item:
+            raise UsageError(f"'{path}' line {line}: every row needs a user and an item")
+        time = _moment(path, line, row[places["time"]]) if "time" in places else 0
+        users.setdefault(user, []).append((time, line, item))
+    for user, found in users.items():
+        yield found[0][1], user, [item for _, _, item in sorted(found)]
+
+
+def _moment(path, line, text):
+    """Seconds or any other number, or a date in ISO's form, as a number."""
+    value = finite(text)
+    if math.isnan(value):
+        try:
+            date = datetime.fromisoformat(text.replace("Z", "+00:00"))  # which Python 3.10 does not know
+        except ValueError:
+            raise UsageError(f"'{path}' line {line}: '{text}' is no time: write a number or 2024-05-31T12:00:00") from None
+        value = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp()
+    return value
+
+
+def _read_jsonl(path, file, _):
     for line, text in _without_blank_end(path, file):
         try:
             value = json.loads(text)

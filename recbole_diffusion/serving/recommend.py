@@ -5,11 +5,13 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from recbole_diffusion.errors import UsageError
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.histories import file_format, ranking_writer, read_histories
 from recbole_diffusion.serving.recommender import Recommender, UnknownItemError
-from recbole_diffusion.training.checkpoint import add_trust_argument
+from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.training.checkpoint import add_trust_argument, load_checkpoint, reusable_settings
 
 
 def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknown="drop", batch_size=256):
@@ -38,7 +40,7 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     counts = {"rows": 0, "popularity": 0, "unknown": 0}
     with written_whole(target) as file, tqdm(unit=" histories", disable=None) as progress:
         write = ranking_writer(target, file)
-        records = read_histories(source)
+        records = read_histories(source, commas=not any("," in token for token in recommender.tokens))
         while chunk := list(islice(records, batch_size)):
             lines, names, histories = zip(*chunk)
             try:
@@ -56,11 +58,46 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     return counts
 
 
+def histories_of_users(checkpoint, users, data_path=None):
+    """What some users of the data set did, all of it, targets of validation and test included.
+
+    Args:
+        checkpoint (dict): of the model, as :func:`load_checkpoint` reads it.
+        users (Sequence[str]): tokens.
+        data_path (str, optional): where the data sets are now, if they moved.
+
+    Returns:
+        list[list[str]]: item tokens of each user, oldest first.
+
+    Raises:
+        UsageError: when the data set is not there, or has no such user.
+    """
+    saved = checkpoint["config"]
+    config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=reusable_settings(saved, data_path))
+    try:
+        data = create_dataset(config)
+    except UsageError as error:
+        raise UsageError(f"--user looks users up in the data set, which a checkpoint does not hold: {error}") from None
+    if data.benchmark_filename_list is not None:
+        raise UsageError(f"--user needs one file of interactions, '{saved['dataset']}' is split: use --input")
+    rows = data.inter_feat.sort_values(data.time_field, kind="stable")
+    known = data.field2token_id[data.uid_field]
+    for user in users:
+        if user not in known:
+            raise UsageError(f"dataset '{saved['dataset']}' has no user '{user}'{did_you_mean(user, known)}")
+    return [
+        data.id2token(data.iid_field, rows[data.iid_field][rows[data.uid_field] == known[user]].to_numpy()).tolist()
+        for user in users
+    ]
+
+
 def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion recommend`` to an argparse parser."""
     parser.add_argument("checkpoint", help="file written by a training")
-    parser.add_argument("--input", required=True, help="histories, .csv or .jsonl")
-    parser.add_argument("--output", required=True, help="recommendations, .csv or .jsonl")
+    parser.add_argument("--input", help="histories, .csv or .jsonl")
+    parser.add_argument("--output", help="recommendations, .csv or .jsonl")
+    parser.add_argument("--user", action="append", help="a user of the data set instead of --input; may be repeated")
+    parser.add_argument("--data-path", "--data_path", help="folder of the data sets, for --user (default: as in training)")
     parser.add_argument("--k", type=int, default=10, help="items per history (default: 10)")
     parser.add_argument("--exclude-seen", "--exclude_seen", action="store_true", help="leave out items of the history")
     parser.add_argument("--unknown", default="drop", help="items that the model does not know: drop or error")
@@ -73,7 +110,19 @@ def add_arguments(parser):
 def main(args):
     """Run ``recbole-diffusion recommend``; returns 0."""
     sampling = {} if args.sampling_steps is None else {"sampling_steps": args.sampling_steps}
+    if bool(args.user) == bool(args.input):
+        raise UsageError("recommend needs either --input, a file of histories, or --user, a user of the data set")
+    if bool(args.user) == bool(args.output):
+        raise UsageError("--output is required with --input; what --user asks for is printed")
     recommender = Recommender.load(args.checkpoint, args.device, args.trust_checkpoint, **sampling)
+    if args.user:
+        checkpoint = load_checkpoint(args.checkpoint, args.trust_checkpoint)
+        histories = histories_of_users(checkpoint, args.user, args.data_path)
+        rankings = recommender.recommend(histories, args.k, args.exclude_seen, args.unknown, args.batch_size)
+        for user, history, ranking in zip(args.user, histories, rankings):
+            print(f"{user}, after {len(history)} items, at last {', '.join(history[-3:])}:")
+            print("\n".join(f"  {token}  {score:.6g}" for token, score in ranking))
+        return 0
     counts = recommend_file(
         recommender, args.input, args.output, args.k, args.exclude_seen, args.unknown, args.batch_size
     )

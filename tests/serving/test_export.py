@@ -18,6 +18,7 @@ from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 SMALL = {"hidden_size": 16, "inner_size": 24, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 7, "use_gpu": False}
+SMALL["allow_unknown_keys"] = True  # GRU4Rec has no heads
 N_ITEMS = 13
 TOKENS = ["[PAD]", *(f"i{n}" for n in range(1, N_ITEMS))]
 SEQUENCES = [[1], [2, 3, 4], [5, 5, 5, 5, 5, 5, 5], [12, 1, 2, 9, 4], [7, 8]]
@@ -33,13 +34,15 @@ CASES = {
     "DiffuRecSys, heads": ("DiffuRecSys", {"cross_attention": "linear", "key_softmax": "heads", "use_position": True}),
     "DiffuRecSys, last block": ("DiffuRecSys", {"block_stack": "last"}),
     "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
+    "SASRec": ("SASRec", {"loss_type": "CE"}),
+    "GRU4Rec": ("GRU4Rec", {"loss_type": "CE", "embedding_size": 12, "num_layers": 2}),
     "DiffuRecSys, released masks, linear": ("DiffuRecSys", {"attention_mask": "queries", "cross_attention": "linear"}),
 }
 
 
 def recommender(case):
     model, settings = CASES[case]
-    if model != "SimDiffRec":
+    if model.startswith("DiffuRec"):
         # Large, so that a wrong guide would show.
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
@@ -81,6 +84,8 @@ def test_the_padded_form_equals_the_packed_model(case):
     [
         "SimDiffRec",
         "DiffuRec",
+        "SASRec",
+        "GRU4Rec",
         pytest.param("DiffuRecSys", marks=pytest.mark.slow),
         pytest.param("DiffuRecSys, released masks, linear", marks=pytest.mark.slow),
     ],
@@ -151,11 +156,11 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
     settings = {"epochs": 1, "topk": [5], "valid_metric": "MRR@5", "show_progress": False}
     settings["data_path"] = write_sequences(cycle_sequences(), tmp_path, "cycle")
     paths = {}
-    for model, own in {"SASRec": {}, "SimDiffRec": {"alpha": 0, "beta": 0}}.items():
+    for model, own in {"NARM": {}, "SimDiffRec": {"alpha": 0, "beta": 0}}.items():
         paths[model] = run(model, "cycle", config_dict={**settings, **own})["checkpoint"]
     capsys.readouterr()
     output = f"--output={tmp_path}/model.onnx"
-    assert "SASRec cannot be exported, SimDiffRec, DiffuRec" in refused(capsys, paths["SASRec"], output)
+    assert "NARM cannot be exported, SimDiffRec, DiffuRec" in refused(capsys, paths["NARM"], output)
     assert "absent.pth' does not exist" in refused(capsys, "absent.pth", output)
     assert "format must be onnx, got 'pmml'" in refused(capsys, paths["SimDiffRec"], output, "--format=pmml")
     assert "required: --output" in refused(capsys, paths["SimDiffRec"])

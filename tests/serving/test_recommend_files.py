@@ -13,6 +13,7 @@ from recbole_diffusion.cli import dispatch, main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.histories import read_histories
 from recbole_diffusion.serving.recommend import recommend_file
+from recbole_diffusion.serving.recommender import Recommender
 
 
 def rows_of(path):
@@ -52,6 +53,47 @@ def test_rows_without_an_id_are_numbered_and_empty_lines_of_one_column_are_histo
     assert list(read_histories(tmp_path / "bom.csv")) == [(2, 1, ["i1"])]
 
 
+def test_commas_separate_items_unless_an_item_holds_one(recommender, tmp_path):
+    (tmp_path / "a.csv").write_text('items\n"i1,i2"\n"i1, i2 i3,"\n')
+    assert [row[2] for row in read_histories(tmp_path / "a.csv")] == [["i1", "i2"], ["i1", "i2", "i3"]]
+    recommender.tokens[3] = "i1,i2"
+    recommender = Recommender(recommender.config, recommender.network, recommender.tokens)
+    recommend_file(recommender, tmp_path / "a.csv", tmp_path / "out.jsonl", k=1)
+    assert [row["unknown"] for row in rows_of(tmp_path / "out.jsonl")] == [0, 2]  # "i1," and "i3,"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "user,item,time\nb,i2,20\na,i1,5\nb,i1,3\na,i3,5\na,i9,1\n",
+        "timestamp:float,user_id:token,item_id:token\n20,b,i2\n5,a,i1\n3,b,i1\n5,a,i3\n1,a,i9\n",
+        "item,note,user,time\ni2,x,b,2024-05-02\ni1,x,a,2024-05-01T10:00:00Z\ni1,x,b,2024-05-01 09:00\ni3,,a,2024-05-01T12:00:00+01:00\n"
+        "i9,x,a,2023-12-31\n",
+        "session_id,item_id\nb,i1\na,i9\na,i1\nb,i2\na,i3\n",
+    ],
+)
+def test_a_long_table_is_grouped_by_user_and_ordered_by_time(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    assert [row[1:] for row in read_histories(tmp_path / "a.csv")] == [("b", ["i1", "i2"]), ("a", ["i9", "i1", "i3"])]
+
+
+def test_a_user_of_the_data_set_is_looked_up(checkpoint, tmp_path, capsys):
+    path = checkpoint("SimDiffRec")
+    (tmp_path / "cycle").symlink_to(Path(path).parents[1] / "moved")
+    first = [line.split("\t") for line in (tmp_path / "cycle" / "cycle.inter").read_text().splitlines()[1:]]
+    history = [item for user, item, _ in sorted(first, key=lambda row: float(row[2])) if user == "u1"]
+    words = ["--user=u1", "--user=u0", f"--data_path={tmp_path}", "--k=3"]
+    assert main(["recommend", path, *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"u1, after {len(history)} items, at last {', '.join(history[-3:])}:" and len(lines) == 8
+    expected = Recommender.load(path).recommend([history], k=3)[0]
+    assert [line.split()[0] for line in lines[1:4]] == [token for token, _ in expected]
+    assert "has no user 'u999'" in refused(capsys, path, "--user=u999", words[2])
+    assert "--user looks users up in the data set, which a checkpoint does not hold" in refused(capsys, path, "--user=u1")
+    assert "either --input, a file of histories, or --user" in refused(capsys, path, "--k=3")
+    assert "what --user asks for is printed" in refused(capsys, path, "--user=u1", "--output=out.csv")
+
+
 @pytest.mark.parametrize(
     "name, content, expected",
     [
@@ -73,6 +115,9 @@ def test_rows_without_an_id_are_numbered_and_empty_lines_of_one_column_are_histo
         ("a.jsonl", '["i1", null]\n', "line 1: needs a list of item tokens"),
         ("a.jsonl", '{"id": [1], "items": ["i1"]}\n', "line 1: 'id' must be text or a whole number"),
         ("a.jsonl", '["i1"]\n["i2", "nobody"]\n', "line 2: unknown item 'nobody'"),
+        ("a.csv", "user,item,time\na,i1,1\na,i2,soon\n", "line 3: 'soon' is no time: write a number or 2024-05-31T12"),
+        ("a.csv", "user,item\na,i1\n,i2\n", "line 3: every row needs a user and an item"),
+        ("a.csv", "user,item\na,i1\na\n", "line 3: 1 columns instead of 2"),
         ("a.txt", "i1 i2\n", "must end in .csv or .jsonl"),
     ],
 )
@@ -113,7 +158,7 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "out.txt' must end in .csv or .jsonl" in refused(capsys, good, files[0], "--output=out.txt")
     assert "k 99 is larger than the number of items, 12" in refused(capsys, good, *files, "--k=99")
     assert "invalid int value: 'many'" in refused(capsys, good, *files, "--k=many")
-    assert "required: --output" in refused(capsys, good, files[0])
+    assert "--output is required with --input" in refused(capsys, good, files[0])
     assert "unrecognized arguments: --top=3" in refused(capsys, good, *files, "--top=3")
     assert "unknown must be one of drop, error" in refused(capsys, good, *files, "--unknown=keep")
     assert "device 'tpu' cannot be used" in refused(capsys, good, *files, "--device=tpu")
