@@ -10,11 +10,12 @@ import yaml
 from recbole_diffusion import quick_start
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.experiments.compare import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
 from recbole_diffusion.experiments.fingerprint import data_hash, settings_hash
+from recbole_diffusion.experiments.selection import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
 from recbole_diffusion.experiments.work import first_line
 from recbole_diffusion.files import make_folder
-from recbole_diffusion.reports.tables import format_settings, write_text
+from recbole_diffusion.reports.commands import format_settings
+from recbole_diffusion.reports.tables import write_text
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import PLACES
 from recbole_diffusion.settings.properties import load_yaml, property_file, property_names

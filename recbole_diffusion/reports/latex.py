@@ -1,6 +1,6 @@
 """Comparison tables in LaTeX, for the package ``booktabs``."""
 
-from recbole_diffusion.reports.tables import (
+from recbole_diffusion.reports.study import (
     NOTHING,
     PROTOCOLS,
     column,

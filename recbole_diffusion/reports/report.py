@@ -4,7 +4,8 @@ from pathlib import Path
 
 from recbole_diffusion.reports.html import format_html
 from recbole_diffusion.reports.latex import format_latex
-from recbole_diffusion.reports.tables import Study, group_by, write_tables, write_text
+from recbole_diffusion.reports.study import Study, group_by
+from recbole_diffusion.reports.tables import write_tables, write_text
 
 
 def write_reports(results, out_dir, study, everything=False):

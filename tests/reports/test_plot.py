@@ -18,7 +18,7 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
 from recbole_diffusion.quick_start import load_data_and_model, run
 from recbole_diffusion.reports import probe
-from recbole_diffusion.reports.plot import short_labels, widen
+from recbole_diffusion.reports.curves import short_labels, widen
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 pytest.importorskip("matplotlib")
