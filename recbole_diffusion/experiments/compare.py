@@ -1,5 +1,7 @@
 """``recbole-diffusion compare``: models x data sets x seeds, each cell kept, and tables of what is there."""
 
+import re
+
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments import paper
 from recbole_diffusion.experiments.selection import expand_config_files, plan_cells, read_count, split_names
@@ -9,7 +11,8 @@ from recbole_diffusion.files import make_folder
 from recbole_diffusion.reports.commands import format_settings
 from recbole_diffusion.reports.kept import read_json
 from recbole_diffusion.reports.report import write_reports
-from recbole_diffusion.reports.study import Study, recbole_name
+from recbole_diffusion.reports.significance import add_metrics, is_of_ranks
+from recbole_diffusion.reports.study import Study, finished, metric_title, recbole_name
 from recbole_diffusion.reports.tables import format_text
 from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
@@ -31,7 +34,13 @@ def add_arguments(parser):
     parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
     parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
     parser.add_argument("--ours", help="label of the row that is tested against the others (default the last)")
-    parser.add_argument("--show", default="", help="metrics of the tables, such as HR@10,NDCG@10 (default all)")
+    parser.add_argument(
+        "--show",
+        default="",
+        help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at any "
+        "cut-off up to the largest of topk come from the kept ranks",
+    )
+    parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
     parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
     parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
     parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
@@ -66,7 +75,7 @@ def main(args, settings):
     if args.only_tables:
         results = [result or read_failure(cell) for cell, result in zip(cells, results)]
     else:
-        run_missing(cells, results, store, jobs, lambda found: write_reports(in_order(found, absent), args.out, study))
+        run_missing(cells, results, store, jobs, lambda found: save(in_order(found, absent), args.out, study))
     return finish(results, absent, store, study)
 
 
@@ -75,7 +84,10 @@ def describe_study(args, settings, preset, cells):
     labels = list(dict.fromkeys(cell.row for cell in cells))
     if args.ours and args.ours not in labels:
         raise UsageError(f"--ours names no row '{args.ours}'{did_you_mean(args.ours, labels)}")
-    study = Study(f"recbole-diffusion compare {format_settings(selection_words(args, settings))}", ours=args.ours)
+    if args.name and not re.fullmatch(r"\w[\w.-]*", args.name):
+        raise UsageError(f"--name must be letters, digits, '.', '_' or '-', got '{args.name}'")
+    command = f"recbole-diffusion compare {format_settings(selection_words(args, settings))}"
+    study = Study(command, args.name, ours=args.ours)
     if preset:
         study.title, study.note, study.published, study.unit = preset.title, preset.note, preset.published, preset.unit
         study.metrics, study.ours = list(preset.metrics), args.ours or preset.ours
@@ -85,12 +97,12 @@ def describe_study(args, settings, preset, cells):
 
 
 def check_metric(name, cells):
-    """RecBole's name of a metric that every cell computes. Raises UsageError."""
+    """RecBole's name of a metric that every cell computes, or that its ranks give. Raises UsageError."""
     wanted = recbole_name(name)
     for cell in {(cell.row, cell.dataset): cell for cell in cells}.values():  # a seed changes no metric
         config = DiffusionConfig(cell.model, cell.dataset, config_dict={**cell.given, "seed": cell.seed})
         known = metric_names(config)
-        if wanted not in known:
+        if wanted not in known and not is_of_ranks(wanted, max(config["topk"])):
             hint = did_you_mean(wanted, known)
             raise UsageError(f"unknown metric '{name}'{hint}: {cell.row} on {cell.dataset} has {', '.join(known)}")
     return wanted
@@ -99,7 +111,7 @@ def check_metric(name, cells):
 def selection_words(args, settings):
     """What the user asked for, as settings of a command; --out and --jobs are no part of it."""
     words = {"paper": args.paper, "models": args.models, "rows": args.rows, "only": args.only}
-    words.update(datasets=args.datasets, ours=args.ours, show=args.show, seeds=int(args.seeds))
+    words.update(datasets=args.datasets, ours=args.ours, show=args.show, name=args.name, seeds=int(args.seeds))
     return {**{key: value for key, value in words.items() if value}, **settings}
 
 
@@ -175,6 +187,16 @@ def say_what_is_there(cells, results, with_missing):
             print(f"{'kept' if result else 'missing'}: {cell} ({cell.path})", flush=True)
 
 
+def save(found, folder, study, everything=False):
+    """Write the tables, with metrics that only the kept ranks give. See :func:`write_reports`."""
+    for result in finished(found):
+        missing = add_metrics(result, study.metrics)
+        if missing and everything:
+            where = f"{result['row']} on {result['dataset']}, seed {result['seed']}"
+            print(f"{where}: no kept ranks for {', '.join(map(metric_title, missing))}", flush=True)
+    return write_reports(found, folder, study, everything)
+
+
 def finish(results, absent, store, study):
     """Write the tables and print where they are and what they say.
 
@@ -190,7 +212,8 @@ def finish(results, absent, store, study):
             f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
         )
     store.refresh_index()
-    for dataset, path in write_reports(found, store.folder, study, everything=True).items():
+    paths = save(found, store.folder, study, everything=True)
+    for dataset, path in paths.items():
         print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
-    print(f"\nreport: {store.folder / 'report.html'}")
+    print(f"\nreport: {store.folder / study.page}")
     return 1 if any("error" in result for result in found) else 0

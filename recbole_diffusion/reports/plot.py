@@ -40,7 +40,8 @@ def add_arguments(parser):
             sub.add_argument("--metric", default="HR@10", help="default HR@10")
             sub.add_argument("--groups", default="5", help="groups of histories of about equal number (default 5)")
         if kind == "tsne":
-            sub.add_argument("--what", default="sequences", help="sequences, items or, for DiffSBR, neighbors (default sequences)")
+            what = "sequences, items or, for DiffSBR, neighbors (default sequences)"
+            sub.add_argument("--what", default="sequences", help=what)
             sub.add_argument("--points", default="1000", help="most points per checkpoint (default 1000)")
             sub.add_argument("--users", default="8", help="users whose items are coloured, for items (default 8)")
             sub.add_argument("--seed", default="2020", help="of the choice of points and of t-SNE (default 2020)")

@@ -24,6 +24,6 @@ def write_reports(results, out_dir, study, everything=False):
     paths = write_tables(results, out_dir, study)
     if everything:
         for dataset, cells in group_by(results, "dataset").items():
-            write_text(Path(out_dir) / f"{dataset}.tex", format_latex(dataset, cells, study))
-        write_text(Path(out_dir) / "report.html", format_html(results, study))
+            write_text(Path(out_dir) / f"{study.stem(dataset)}.tex", format_latex(dataset, cells, study))
+        write_text(Path(out_dir) / study.page, format_html(results, study))
     return paths

@@ -10,6 +10,11 @@ PROTOCOLS = {"not masked": "test_result_unmasked", "masked": "test_result_masked
 SMALLER_IS_BETTER = ("averagepopularity", "giniindex")
 NOTHING = "–"
 USUAL = ("hit@10", "ndcg@10")
+TITLES = {
+    "hit": "HR", "recall": "Recall", "precision": "Precision", "itemcoverage": "Item coverage",
+    "averagepopularity": "Average popularity", "giniindex": "Gini index", "shannonentropy": "Shannon entropy",
+    "tailpercentage": "Tail percentage", "logloss": "Log loss",
+}  # fmt: skip
 ABOUT_TESTS = (
     "Paired two-sided t-tests against every other row; d is Cohen's d of the paired differences. Over users, a value "
     "is the mean over the row's seeds; over seeds, the pairs are equal seeds, from three on. p is corrected by Holm "
@@ -23,6 +28,7 @@ class Study:
 
     Attributes:
         command (str): command line that regenerates the whole comparison.
+        name (str): begins the names of the files, so that several comparisons share a folder; may be empty.
         title (str): heading of the report.
         note (str): what a reader must know of it.
         ours (str | None): label of the row under test; None is the last row.
@@ -32,12 +38,22 @@ class Study:
     """
 
     command: str = ""
+    name: str = ""
     title: str = "Comparison"
     note: str = ""
     ours: str = None
     metrics: list = field(default_factory=list)
     published: dict = field(default_factory=dict)
     unit: float = 1e-4
+
+    def stem(self, dataset):
+        """Name of the files of a data set, without suffix."""
+        return f"{self.name}.{dataset}" if self.name else dataset
+
+    @property
+    def page(self):
+        """Name of the page of everything."""
+        return f"{self.name or 'report'}.html"
 
 
 def group_by(results, key):
@@ -76,7 +92,7 @@ def recbole_name(metric):
 def metric_title(name):
     """RecBole's ``hit@10`` as the papers' ``HR@10``."""
     metric, at, k = name.partition("@")
-    return f"{'HR' if metric == 'hit' else metric.upper()}{at}{k}"
+    return f"{TITLES.get(metric, metric.upper())}{at}{k}"
 
 
 def metric_names(results):
@@ -88,6 +104,14 @@ def shown_metrics(results, study):
     """Metrics of the tables: the study's that exist, else all; before the first run the study's."""
     names = metric_names(results)
     return [name for name in study.metrics if name in names] or names or list(study.metrics)
+
+
+def usual_metrics(results, study):
+    """Where there is little room: the chosen metrics, else the usual pair where there is one, else the first few."""
+    shown = shown_metrics(results, study)
+    if study.metrics and shown:
+        return shown
+    return list(USUAL) if not shown or set(USUAL) <= set(shown) else shown[:4]
 
 
 def column(rows, protocol, name):
@@ -147,6 +171,11 @@ def improvements(rows, protocol, names, ours):
     return found
 
 
+def is_gain(name, gain):
+    """Whether a relative gain is one for the better."""
+    return gain < 0 if is_smaller_better(name) else gain > 0
+
+
 # Published figures
 
 
@@ -178,7 +207,8 @@ def published_columns(dataset, rows, names, study):
         ours = column({label: rows[label] for label in figures}, "test_result_unmasked", name)
         printed = [format_figure(figures[label].get(name), (label, name) in doubts, study.unit) for label in figures]
         title = metric_title(name)
-        columns.update({f"{title} ours": [text for text, _ in ours], f"{title} paper": printed} if have_runs else {title: printed})
+        both = {f"{title} ours": [text for text, _ in ours], f"{title} paper": printed}
+        columns.update(both if have_runs else {title: printed})
     return columns, [f"{label}: {reason}" for (label, _), reason in doubts.items()]
 
 
@@ -200,6 +230,20 @@ def comparisons(rows, ours, protocol, names):
         return []
     found = compare_rows(done, ours, protocol.removeprefix("test_result_"), names)
     return [comparison for comparison in found if comparison.users or comparison.seeds]
+
+
+def significant_gains(rows, protocol, names, ours):
+    """Metrics in which a row is better than the best other row by more than chance, each with what the test is over.
+
+    Returns:
+        dict[str, str]: metric -> ``users``, or ``seeds`` where users cannot be paired.
+    """
+    gains, found = improvements(rows, protocol, names, ours), {}
+    for c in comparisons(rows, ours, protocol, names):
+        best, gain = gains.get(c.metric, (None, 0))
+        if c.other == best and is_gain(c.metric, gain) and (c.users or c.seeds).p_holm < ALPHA:
+            found[c.metric] = "users" if c.users else "seeds"
+    return found
 
 
 def comparison_columns(found):
@@ -267,8 +311,10 @@ def with_runs(rows):
 def facts_columns(rows):
     """Column title -> texts of what the training took; empty where nothing ran."""
     table = {label: row_facts(cells) for label, cells in with_runs(rows).items()}
-    titles = next(iter(table.values()), {})
-    return {"row": list(table), **{title: [facts[title] for facts in table.values()] for title in titles}} if table else {}
+    if not table:
+        return {}
+    titles = next(iter(table.values()))
+    return {"row": list(table), **{title: [facts[title] for facts in table.values()] for title in titles}}
 
 
 def row_facts(cells):

@@ -9,7 +9,6 @@ from recbole_diffusion.reports.commands import commands_of
 from recbole_diffusion.reports.study import (
     ABOUT_TESTS,
     PROTOCOLS,
-    USUAL,
     Study,
     column,
     comparison_columns,
@@ -27,6 +26,7 @@ from recbole_diffusion.reports.study import (
     published_columns,
     row_under_test,
     shown_metrics,
+    usual_metrics,
     with_runs,
 )
 
@@ -37,7 +37,7 @@ PREAMBLE = (
 
 
 def write_tables(results, out_dir, study):
-    """Write ``<dataset>.md`` and ``<dataset>.csv`` for every data set among the results.
+    """Write a page and a CSV file for every data set among the results.
 
     Args:
         results (list[dict]): what ``quick_start.run`` returned. Optional keys: ``row`` (label, else the model's
@@ -53,9 +53,9 @@ def write_tables(results, out_dir, study):
     study = Study(study) if isinstance(study, str) else study
     paths = {}
     for dataset, cells in group_by(results, "dataset").items():
-        paths[dataset] = Path(out_dir) / f"{dataset}.md"
+        paths[dataset] = Path(out_dir) / f"{study.stem(dataset)}.md"
         write_text(paths[dataset], format_markdown(dataset, cells, study))
-        write_text(Path(out_dir) / f"{dataset}.csv", format_csv(cells))
+        write_text(Path(out_dir) / f"{study.stem(dataset)}.csv", format_csv(cells))
     return paths
 
 
@@ -179,18 +179,13 @@ def format_csv(results):
 
 
 def format_text(results, study):
-    """A compact table for the terminal: both protocols, a few metrics, one data set."""
-    rows = group_by(results, "row")
-    columns = {"row": list(rows)}
-    for title, protocol in PROTOCOLS.items():
-        for name in terminal_metrics(results, study):
-            columns[f"{metric_title(name)} {title}"] = [text for text, _ in column(rows, protocol, name)]
+    """A compact table of one data set for the terminal: both protocols, or what is published where nothing ran."""
+    rows, names = group_by(results, "row"), usual_metrics(results, study)
+    columns = {} if with_runs(rows) else published_columns(results[0]["dataset"], rows, names, study)[0]
+    columns = columns or {"row": list(rows), **{
+        f"{metric_title(name)} {title}": [text for text, _ in column(rows, protocol, name)]
+        for title, protocol in PROTOCOLS.items() for name in names
+    }}  # fmt: skip
     widths = [max(map(len, [title, *texts])) for title, texts in columns.items()]
     lines = [list(columns), *zip(*columns.values())]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
-
-
-def terminal_metrics(results, study):
-    """The usual pair where the tables show it, else the first few of what they show."""
-    shown = shown_metrics(results, study)
-    return list(USUAL) if not shown or set(USUAL) <= set(shown) else shown[:4]

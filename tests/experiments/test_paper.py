@@ -134,7 +134,8 @@ def test_impossible_cells_are_marked(runner, tmp_path):
     assert run_module("compare", [*words, f"--data_path={tmp_path}", "--out=out"]) == 0
     page = Path("out/sports.md").read_text(encoding="utf-8")
     assert "0.0252 ‡" in page and "- SimDiffRec: NDCG@10 must lie between 0.0255 and 0.0272" in page
-    assert "| SimDiffRec (not run yet) |" in page and not runner.calls
+    assert "- SimDiffRec: not run yet" in page and not runner.calls
+    assert page.index("## Published figures") < page.index("## Rows without runs") and "## History" not in page
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_impossible_cells_are_marked(runner, tmp_path):
         (["--paper=simdiffrec.table2", "--datasets=beuty"], "has no data set 'beuty', did you mean 'beauty'"),
         (["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRek"], "no row 'SASRek', did you mean 'SASRec'"),
         (["--models=SASRec", "--ours=SASRek"], "--ours names no row 'SASRek', did you mean 'SASRec'"),
-        (["--models=SASRec", "--show=HR@11"], "unknown metric 'HR@11'"),
+        (["--models=SASRec", "--show=HR@21"], "unknown metric 'HR@21'"),
+        (["--models=SASRec", "--name=a/b"], "--name must be letters, digits"),
         (["--models=SASRec", "--jobs=0"], "--jobs is how many"),
     ],
 )
@@ -194,7 +196,8 @@ def test_chosen_metrics_must_be_those_of_every_row(runner):
 def test_metrics_are_chosen_for_rows_without_a_model(tmp_path):
     words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=DreamRec", "--show=HR@10", "--only-tables"]
     assert run_module("compare", [*words, f"--data_path={tmp_path}", "--out=out"]) == 0
-    assert "| HR@10 ours | HR@10 paper |" in Path("out/beauty.md").read_text(encoding="utf-8")
+    page = Path("out/beauty.md").read_text(encoding="utf-8")
+    assert "| row | HR@10 |\n| --- | --- |\n| DreamRec | 0.0805 |\n" in page
 
 
 def test_chosen_metrics_and_row_under_test(runner):
