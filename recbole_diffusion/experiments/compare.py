@@ -37,8 +37,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--show",
         default="",
-        help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at any "
-        "cut-off up to the largest of topk come from the kept ranks",
+        help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at "
+        "any cut-off up to the largest of topk come from the kept ranks",
     )
     parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
     parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
