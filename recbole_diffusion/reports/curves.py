@@ -20,10 +20,15 @@ LEAST_SPAN = 0.2  # of the axis of a sweep, relative to its middle
 
 
 def draw_curves(args):
-    """Losses by name on the left, the validation metric on the right, and the chosen epoch marked."""
+    """Losses by name on the left, the validation metric on the right, and the chosen epoch marked.
+
+    Losses of other models, or summed over batches of another size, have other units: they are drawn relative to their
+    first epoch.
+    """
     runs = {label: read_curves(path) for label, path in labelled_files(args.files).items()}
     first = next(iter(runs.values()))
     metric = recbole_name(args.metric or first["metric"])
+    relative = len({run["units"] for run in runs.values()}) > 1
     figure, (left, right) = new_figure(2)
     rows = []
     for (label, run), color in zip(runs.items(), COLORS):
@@ -31,31 +36,33 @@ def draw_curves(args):
         check_metric(metric, history["valid"], label)
         for (name, values), dashes in zip(history["loss"].items(), ("-", "--", ":", "-.") * 3):
             text = label if len(history["loss"]) == 1 else f"{label}: {name}"
-            left.plot(history["epoch"], values, dashes, color=color, label=text, linewidth=1.6)
-            rows += [line(label, name, epoch, value) for epoch, value in zip(history["epoch"], values)]
+            drawn = [value / abs(values[0] or 1) for value in values] if relative else values
+            left.plot(history["epoch"], drawn, dashes, color=color, label=text, linewidth=1.6)
+            rows += [line(label, name, *point) for point in zip(history["epoch"], values, drawn)]
         epochs, values = history["valid_epoch"], history["valid"][metric]
         right.plot(epochs, values, "-", color=color, label=label, linewidth=1.6)
-        rows += [line(label, metric, epoch, value) for epoch, value in zip(epochs, values)]
+        rows += [line(label, metric, epoch, value, value) for epoch, value in zip(epochs, values)]
         if run["best_epoch"] in epochs:
             right.plot(run["best_epoch"], values[epochs.index(run["best_epoch"])], "o", color=color, markersize=7)
-    left.set(xlabel="epoch", ylabel="training loss (parts as weighted)", title="Training")
+    unit = "first epoch = 1" if relative else "parts as weighted"
+    left.set(xlabel="epoch", ylabel=f"training loss ({unit})", title="Training")
     right.set(xlabel="epoch", ylabel=f"{metric_title(metric)} on validation", title="Validation (dot: chosen epoch)")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    values = [row["value"] for row in rows if row["curve"] != metric]
+    values = [row["drawn"] for row in rows if row["curve"] != metric]
     if min(values) > 0 and max(values) > 50 * min(values):
         left.set_yscale("log")
     legend_below(figure, left)
     return figure, rows
 
 
-def line(label, curve, epoch, value):
-    """A row of the numbers of learning curves."""
-    return {"run": label, "curve": curve, "epoch": epoch, "value": value}
+def line(label, curve, epoch, value, drawn):
+    """A row of the numbers of learning curves: as the run found it, and as it was drawn."""
+    return {"run": label, "curve": curve, "epoch": epoch, "value": value, "drawn": drawn}
 
 
 def read_curves(path):
-    """History, best epoch and validation metric of a result file or of a checkpoint.
+    """History, best epoch, validation metric, and what the losses depend on, of a result file or of a checkpoint.
 
     Raises:
         UsageError: when the file is damaged or has no history, such as a checkpoint of RecBole.
@@ -66,7 +73,9 @@ def read_curves(path):
         settings = checkpoint["config"] if checkpoint else found["settings"]
         history = found["history"]
         if history["epoch"] and history["valid_epoch"]:
-            return {"history": history, "best_epoch": found["best_epoch"], "metric": settings["valid_metric"]}
+            units = (settings["model"], settings["train_batch_size"], *history["loss"])
+            return {"history": history, "best_epoch": found["best_epoch"], "metric": settings["valid_metric"],
+                    "units": units}  # fmt: skip
     except (ValueError, KeyError, TypeError):
         pass
     raise UsageError(

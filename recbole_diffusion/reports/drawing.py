@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from pathlib import Path
 
 from recbole_diffusion.errors import UsageError, did_you_mean
@@ -13,6 +14,8 @@ from recbole_diffusion.reports.tables import write_text
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_LINES = len(COLORS)
+MOST_GROUPS = len(COLORS) * len(MARKERS)
+LABEL_LETTERS = 40  # of a line of a legend or a title
 
 
 def import_matplotlib():
@@ -29,12 +32,25 @@ def import_matplotlib():
     matplotlib.rcParams.update(style)
 
 
-def new_figure(columns, width=4.6, height=3.4):
-    """A figure with panels side by side: ``(figure, list of axes)``."""
+def new_figure(columns, width=4.6, height=3.4, shares=None):
+    """A figure with panels side by side, of equal width unless it has ``shares``: ``(figure, list of axes)``."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
+    shares = shares or [1] * columns
+    size = (width * sum(shares), height)
+    figure, axes = pyplot.subplots(1, columns, figsize=size, squeeze=False, width_ratios=shares)
     return figure, list(axes[0])
+
+
+def style_of(i):
+    """Colour and marker of a group, different for ``MOST_GROUPS`` of them."""
+    lap, place = divmod(i, MOST_LINES)
+    return {"color": COLORS[place], "marker": MARKERS[(place + lap) % MOST_LINES]}
+
+
+def wrapped(label):
+    """A label in lines that a panel can hold."""
+    return textwrap.fill(label, LABEL_LETTERS)
 
 
 def save(figure, rows, path):
@@ -60,9 +76,14 @@ def save(figure, rows, path):
 
 
 def legend_below(figure, axes, columns=3):
-    """One legend under all panels, where it hides nothing."""
+    """One legend under all panels, where it hides nothing, in as many columns as the figure is wide."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+    labels = [wrapped(label) for label in labels]
+    for count in range(min(columns, len(labels)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=count)
+        if count == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def labelled_files(words):

@@ -3,14 +3,17 @@
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.reports.drawing import (
     COLORS,
-    MARKERS,
-    MOST_LINES,
+    MOST_GROUPS,
     labelled_files,
     legend_below,
     new_figure,
     read_number,
+    style_of,
+    wrapped,
 )
 from recbole_diffusion.reports.study import metric_title, recbole_name
+
+GROUP_SHARE = 0.17  # of the width of a panel, which holds "100–120"
 
 
 def draw_groups(args):
@@ -23,10 +26,10 @@ def draw_groups(args):
         for label, path in labelled_files(args.files).items()
     }
     metric = recbole_name(args.metric)
-    figure, (left, right) = new_figure(2)
     rows = []
     same = probe.same_users(list(found.values()))
     edges = probe.length_edges(next(iter(found.values())).lengths, count)
+    figure, (left, right) = new_figure(2, shares=[max(1, GROUP_SHARE * len(edges)), 1])
     for axes, title, split in (
         (left, "Length of the history", lambda part: probe.by_length(part, edges)),
         (right, "Popularity of the target", probe.by_popularity),
@@ -34,14 +37,16 @@ def draw_groups(args):
         for i, (label, part) in enumerate(found.items()):
             bars = probe.metric_by_group(part, split(part), metric)
             places = [place + (i + 0.5) * 0.8 / len(found) - 0.4 for place in range(len(bars))]
-            values, errors = [bar["mean"] for bar in bars], [1.96 * bar["standard_error"] for bar in bars]
+            values = [bar["mean"] for bar in bars]
+            errors = [[max(0, bar["mean"] - bar["low"]) for bar in bars],
+                      [max(0, bar["high"] - bar["mean"]) for bar in bars]]  # fmt: skip
             style = {"color": COLORS[i], "edgecolor": "white", "hatch": ("", "//", "..", "xx", "\\\\", "++", "oo")[i]}
             axes.bar(places, values, 0.8 / len(found), yerr=errors, capsize=2, label=label, ecolor="#444444", **style)
             rows += [{"run": label, "split": title.lower(), **bar} for bar in bars]
-        names = [f"{bar['group']}\n{bar['users']:,} users" if same else bar["group"] for bar in bars]
+        names = [f"{bar['group']}\n{bar['users']:,}" if same else bar["group"] for bar in bars]
         axes.set_xticks(range(len(bars)), names, fontsize=8)
-        axes.set(xlabel=title, ylabel=f"{metric_title(metric)} on test")
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel=f"{title} (below: users)" if same else title, ylabel=f"{metric_title(metric)} on test")
+        axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))  # a line at 1 is seen whole
         axes.grid(axis="x", visible=False)
     figure.suptitle("History not masked; bars with 95 % intervals over users", fontsize=10)
     legend_below(figure, left)
@@ -62,8 +67,8 @@ def draw_tsne(args):
     points = read_number(args.points, "points", least=10)
     users, seed = read_number(args.users, "users"), read_number(args.seed, "seed", least=0)
     files = labelled_files(args.files)
-    if users > MOST_LINES and args.what == "items":
-        users = MOST_LINES
+    if users > MOST_GROUPS:
+        raise UsageError(f"--users: {users} are more than a reader can tell apart, at most {MOST_GROUPS}")
     figure, axes = new_figure(len(files), width=4.2, height=4.4)
     rows = []
     for place, (label, path) in zip(axes, files.items()):
@@ -71,7 +76,7 @@ def draw_tsne(args):
         cloud = clouds[args.what](loaded, points, users, seed)
         flat = probe.flatten(cloud.vectors, seed)
         draw_cloud(place, flat, cloud)
-        place.set_title(f"{label}\n{cloud.note}", fontsize=10)
+        place.set_title(f"{wrapped(label)}\n{cloud.note}", fontsize=10)
         place.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         place.grid(visible=False)
         rows += [{"run": label, "point": name, "group": group, "x": float(x), "y": float(y)}
@@ -88,5 +93,4 @@ def draw_cloud(axes, flat, cloud):
     if (groups == "").any():
         axes.scatter(*flat[groups == ""].T, s=6, color="#c8c8c8", linewidths=0, label="others")
     for i, name in enumerate(sorted(set(cloud.groups) - {""})):  # the same order, so the same colours, in all panels
-        style = {"color": COLORS[i % MOST_LINES], "marker": MARKERS[i % MOST_LINES]}
-        axes.scatter(*flat[groups == name].T, s=22, linewidths=0.4, edgecolors="white", label=name, **style)
+        axes.scatter(*flat[groups == name].T, s=22, linewidths=0.4, edgecolors="white", label=name, **style_of(i))
