@@ -166,7 +166,10 @@ def draw_panel(axes, dataset, groups, labels, shown, key, metric):
         xs = [value for value in values if value in points]
         means = [float(np.mean(points[x])) for x in xs]
         errors = [float(np.std(points[x], ddof=1)) if len(points[x]) > 1 else 0.0 for x in xs]
-        axes.errorbar([places[x] for x in xs], means, errors, label=shown[label], color=COLORS[style], capsize=3,
+        # No metric is below 0, and one whose mean is a share does not rise above 1.
+        drawn = [[min(error, mean) for mean, error in zip(means, errors)],
+                 [min(error, 1 - mean) if mean <= 1 else error for mean, error in zip(means, errors)]]  # fmt: skip
+        axes.errorbar([places[x] for x in xs], means, drawn, label=shown[label], color=COLORS[style], capsize=3,
                       marker=MARKERS[style], linewidth=1.6)  # fmt: skip
         rows += [{"dataset": dataset, "line": shown[label], key: x, "metric": metric, "mean": mean, "std": error,
                   "seeds": len(points[x])} for x, mean, error in zip(xs, means, errors)]  # fmt: skip

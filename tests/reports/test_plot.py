@@ -127,6 +127,21 @@ def test_a_run_without_the_metric_of_a_sweep_is_named():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.95])
+def test_deviations_of_a_sweep_stay_between_0_and_1(figures, value):
+    sweep_folder()
+    for path in Path("out/toys").glob("*.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {"hit@10": value + 0.05 * (run["seed"] == 1)}  # deviation .035, mean .025 from an end
+        write_json({**run, "test_result_unmasked": metrics}, path)
+    run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--datasets=toys"])
+    ((figure, rows),) = figures
+    ends = [end for bar in figure.axes[0].containers[0].lines[2][0].get_segments() for end in bar[:, 1]]
+    assert rows[0]["std"] == pytest.approx(0.0353553, abs=1e-6)
+    assert (min(ends), max(ends)) == pytest.approx((0, 0.0603553) if value == 0 else (0.9396447, 1), abs=1e-6)
+    assert_readable(figure)
+
+
 def test_a_sweep_of_words_has_equal_steps():
     sweep_folder("noise", ("gaussian", "similarity"))
     assert run_module("plot", ["sweep", "--folder=out", "--key=noise"]) == 0
