@@ -18,7 +18,10 @@ setup(
     package_dir={
         f"recbole_diffusion.properties{name}": "properties" + name.replace(".", "/") for name in PROPERTIES
     },
-    package_data={f"recbole_diffusion.properties{name}": ["*.yaml"] for name in PROPERTIES},
+    package_data={
+        **{f"recbole_diffusion.properties{name}": ["*.yaml"] for name in PROPERTIES},
+        "recbole_diffusion.reports": ["templates/*.html"],
+    },
     install_requires=[
         "recbole==1.2.1",
         "torch>=2.2,<2.14",
@@ -26,6 +29,7 @@ setup(
         "pandas>=1.5,<3",  # under pandas 3, RecBole silently leaves missing values in place
         "pyyaml",
         "tqdm",
+        "jinja2>=3",  # of the HTML report; PyTorch brings it
     ],
     extras_require={
         "modality": ["transformers>=4.30", "torchvision", "pillow"],  # item features from texts and images

@@ -126,12 +126,15 @@ def test_properties_travel_in_a_wheel(tmp_path):
     assert "recbole_diffusion/properties/model/SimDiffRec.yaml" in names
     assert "recbole_diffusion/properties/paper/simdiffrec.table2.yaml" in names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
-    code = "from recbole_diffusion.settings.properties import properties_dir; print(properties_dir())"
+    code = "from recbole_diffusion.settings.properties import properties_dir; print(properties_dir())\n"
+    code += "from recbole_diffusion.reports.html import template; print(template().filename)"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert found.stdout.strip() == str(tmp_path / "site" / "recbole_diffusion" / "properties")
+    installed = tmp_path / "site" / "recbole_diffusion"
+    templates = installed / "reports" / "templates"
+    assert found.stdout.splitlines() == [str(installed / "properties"), str(templates / "report.html")]
 
 
 def test_import_is_light():

@@ -13,7 +13,9 @@ from recbole_diffusion.settings.free import PLACES
 
 DIGITS = 10
 PACKAGE = Path(recbole_diffusion.__file__).parent
-CANNOT_CHANGE_A_NUMBER = ("experiments", "reports", "serving", "prepare", "testing", "cli.py", "doctor.py", "recommend.py")
+CANNOT_CHANGE_A_NUMBER = (
+    "experiments", "reports", "serving", "prepare", "testing", "cli.py", "doctor.py", "recommend.py",
+)  # fmt: skip
 
 
 def fingerprint(config):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.reports.tables import recbole_name
+from recbole_diffusion.reports.study import recbole_name
 from recbole_diffusion.settings.properties import load_yaml, property_file, property_names
 
 

@@ -32,7 +32,7 @@ class Store(KeptRuns):
     """
 
     def sweep_leftovers(self):
-        """Remove temporary files of programs that were killed long ago, and locks of finished runs whose owner is dead."""
+        """Remove old temporary files of killed programs, and locks of finished runs whose owner is dead."""
         for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:
             try:
                 if self.now() - path.stat().st_mtime > LEFTOVER_SECONDS:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,17 @@ import yaml
 from recbole_diffusion import quick_start
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.experiments.compare import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
 from recbole_diffusion.experiments.fingerprint import data_hash, settings_hash
+from recbole_diffusion.experiments.selection import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
+from recbole_diffusion.experiments.space import cut_to_data, grid_of, read_space, settings_of, suggest
 from recbole_diffusion.experiments.work import first_line
 from recbole_diffusion.files import make_folder
-from recbole_diffusion.reports.tables import format_settings, write_text
+from recbole_diffusion.reports.commands import format_settings
+from recbole_diffusion.reports.tables import write_text
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import PLACES
-from recbole_diffusion.settings.properties import load_yaml, property_file, property_names
 
 MOST_FAILURES = 3  # in a row before the search ends
-RANGE_KEYS = {"low", "high", "log", "step"}
 REFUSED = {
     **dict.fromkeys(("result_file", "ranks_file"), "what it finds is kept in --out"),
     **ONE_PROCESS,
@@ -65,19 +66,20 @@ def main(args, settings):
     check_files(config)
     if config["eval_step"] <= 0:
         raise UsageError(f"eval_step is {config['eval_step']}: without validation there is nothing to choose by")
-    space = read_space(args, settings)
+    cache = DataCache()
+    space = cut_to_data(read_space(args, settings), args, settings, cache)
     study = open_study(optuna, args, space, "maximize" if config["valid_metric_bigger"] else "minimize")
-    refuse_other_conditions(study, conditions(config, settings, space))
+    refuse_other_conditions(study, conditions(config, settings, space), config.plain())
 
     def stop_when_done(study, trial):
-        print(describe_trial(study, trial, wanted), flush=True)
+        print(describe_trial(study, trial, space, wanted), flush=True)
         if count_finished(study) >= wanted or only_failures(study):
             study.stop()
 
     if count_finished(study) < wanted:
-        objective = make_objective(optuna, args, settings, space)
+        objective = make_objective(optuna, args, settings, space, cache)
         study.optimize(objective, callbacks=[stop_when_done], catch=(Exception,))
-    return report(study, args, settings, config["valid_metric"])
+    return report(study, args, settings, space, config["valid_metric"])
 
 
 def import_optuna():
@@ -91,46 +93,6 @@ def import_optuna():
 
 
 # Input
-
-
-def read_space(args, settings):
-    """The search space, each value checked as a setting of the model.
-
-    Args:
-        args (argparse.Namespace): model, data set, and file or None for ``properties/hyper/<model>.yaml``.
-        settings (dict): settings of all trials; what they fix is not searched.
-
-    Returns:
-        dict: key -> list of values or a dict with ``low`` and ``high``.
-
-    Raises:
-        UsageError: no space, a malformed line, an unknown key, a value out of range.
-    """
-    if not args.space and args.model not in property_names("hyper"):
-        known = ", ".join(property_names("hyper"))
-        raise UsageError(f"no search space for {args.model} (there are: {known}): name a file with --space")
-    source = args.space or property_file("hyper", args.model)
-    space = {key: values for key, values in load_yaml(source).items() if key not in settings}
-    if not space:
-        raise UsageError(f"nothing to search: '{source}' has no key that is not fixed on the command line")
-    for key, values in space.items():
-        for value in ends_of(key, values):
-            try:
-                DiffusionConfig(args.model, args.dataset, config_dict={**settings, key: value})
-            except UsageError as error:
-                raise UsageError(f"search space '{source}', {key}: {error}") from None
-    return space
-
-
-def ends_of(key, values):
-    """The values of a list, or the ends of a range. Raises UsageError for anything else."""
-    if isinstance(values, list) and values:
-        return values
-    if isinstance(values, dict) and {"low", "high"} <= set(values) <= RANGE_KEYS:
-        low, high = values["low"], values["high"]
-        if all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)) and low < high:
-            return [low, high]
-    raise UsageError(f"search space, {key}: must be a list of values or {{low: 0.1, high: 1, log: True}}, got {values}")
 
 
 def open_study(optuna, args, space, direction):
@@ -200,14 +162,6 @@ def pick(option, name, known):
     return known[name]
 
 
-def grid_of(space):
-    """The space for a grid. Raises UsageError where it has a range."""
-    for key, values in space.items():
-        if not isinstance(values, list):
-            raise UsageError(f"--search=grid needs lists of values, {key} is a range")
-    return space
-
-
 # Trials
 
 
@@ -224,22 +178,44 @@ def conditions(config, settings, space):
     }
 
 
-def refuse_other_conditions(study, wanted):
-    """Raise UsageError when a study that goes on was started under other conditions; note those of a new one."""
+def refuse_other_conditions(study, wanted, defaults):
+    """Raise UsageError when a study that goes on was started under other conditions; note those of a new one.
+
+    Args:
+        study (optuna.Study): new or going on.
+        wanted (dict): see :func:`conditions`.
+        defaults (dict): all settings; of studies that keep them, they tell which default has changed.
+    """
+    wanted, defaults = json.loads(json.dumps([wanted, defaults]))  # as a database gives them back
     found = study.user_attrs.get("conditions")
     if found is None:
         study.set_user_attr("conditions", wanted)
-    for key, value in wanted.items():
-        if found and found.get(key) != value:
-            raise UsageError(f"study '{study.study_name}' was started with another {key}: give this one a new --study")
+        study.set_user_attr("defaults", defaults)
+        return
+    for what, value in wanted.items():
+        if found.get(what) != value:
+            is_hash = what == "set of defaults"
+            before, now = (study.user_attrs.get("defaults"), defaults) if is_hash else (found.get(what), value)
+            change = describe_change(before, now)
+            hint = f"another {what} ({change})" if change else f"another {what}"
+            raise UsageError(f"study '{study.study_name}' was started with {hint}: give this one a new --study")
 
 
-def make_objective(optuna, args, settings, space):
+def describe_change(before, now):
+    """The settings that changed and how, in words; nothing where these are no settings."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return ""
+    both = [key for key in {**before, **now} if key not in PLACES]
+    changed = [key for key in both if before.get(key, ...) != now.get(key, ...)]
+    words = [f"{key} was {before.get(key, 'not given')}, is {now.get(key, 'not given')}" for key in changed[:3]]
+    return "; ".join(words + [f"and {len(changed) - 3} more"] * (len(changed) > 3))
+
+
+def make_objective(optuna, args, settings, space, cache):
     """The function of a trial: train with its settings, report every validation, end early when it is hopeless."""
-    cache = DataCache()
 
     def objective(trial):
-        chosen = {key: suggest(trial, key, values) for key, values in space.items()}
+        chosen = settings_of({key: suggest(trial, key, values) for key, values in space.items()}, space)
 
         def after_validation(epoch, score):
             trial.report(score, epoch)
@@ -257,15 +233,6 @@ def make_objective(optuna, args, settings, space):
     return objective
 
 
-def suggest(trial, key, values):
-    """A value of a list, or of a range whose ends tell whether it is whole."""
-    if isinstance(values, list):
-        return trial.suggest_categorical(key, values)
-    whole = all(isinstance(values[end], int) for end in ("low", "high"))
-    options = {name: values[name] for name in ("log", "step") if name in values}
-    return (trial.suggest_int if whole else trial.suggest_float)(key, values["low"], values["high"], **options)
-
-
 def count_finished(study):
     """Trials that ended with a score or were ended early; failed ones and those of killed programs do not count."""
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
@@ -277,16 +244,17 @@ def only_failures(study):
     return latest == ["FAIL"] * MOST_FAILURES
 
 
-def describe_trial(study, trial, wanted):
+def describe_trial(study, trial, space, wanted):
     """A finished trial as one line."""
     score = f"{trial.value:.4f}" if trial.value is not None else trial.state.name.lower()
-    return f"trial {trial.number} ({count_finished(study)} of {wanted}): {format_settings(trial.params)}: {score}"
+    chosen = format_settings(settings_of(trial.params, space))
+    return f"trial {trial.number} ({count_finished(study)} of {wanted}): {chosen}: {score}"
 
 
 # Output
 
 
-def report(study, args, settings, metric):
+def report(study, args, settings, space, metric):
     """Write the best settings and all trials, and print where they are.
 
     Returns:
@@ -299,13 +267,14 @@ def report(study, args, settings, metric):
         raise UsageError(f"no trial of study '{study.study_name}' ended with a score: see the errors above")
     best, folder = study.best_trial, Path(args.out)
     fixed = {key: value for key, value in settings.items() if key not in PLACES}
-    content = {**fixed, **best.params}
+    chosen = settings_of(best.params, space)
+    content = {**fixed, **chosen}
     head = f"# Best of {count_finished(study)} trials of study {study.study_name}: {args.model} on {args.dataset}\n"
     head += f"# {metric} {best.value:.5f} on the validation part (trial {best.number}); the test part was not ranked.\n"
     path = folder / f"{study.study_name}.yaml"
     write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     write_text(folder / f"{study.study_name}.csv", format_trials(study))
-    print(f"\nbest of {count_finished(study)} trials: {metric} {best.value:.4f} with {format_settings(best.params)}")
+    print(f"\nbest of {count_finished(study)} trials: {metric} {best.value:.4f} with {format_settings(chosen)}")
     print(f"all trials: {folder / study.study_name}.csv\nbest settings: {path}; use them with")
     print(f"  recbole-diffusion --model={args.model} --dataset={args.dataset} --config_files={path}")
     return 0

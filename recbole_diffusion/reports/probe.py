@@ -15,7 +15,9 @@ from recbole_diffusion.training.trainer import trainer_class
 
 HEAD_SHARE = 0.2  # the most frequent fifth of the items, as in the papers on long tails
 CLUSTERS = 6
+OWN_ITEMS = 2  # fewer are no group
 PERPLEXITY = 30
+Z = 1.96  # of a 95 % interval
 
 
 @dataclass
@@ -127,7 +129,7 @@ def metric_by_group(part, groups, metric):
         metric (str): such as ``hit@10``.
 
     Returns:
-        list[dict]: group, users, metric, mean, standard_error.
+        list[dict]: group, users, metric, mean, standard_error, and low and high of :func:`interval`.
 
     Raises:
         UsageError: for a metric that the ranks do not give.
@@ -140,8 +142,32 @@ def metric_by_group(part, groups, metric):
         few = values[inside]
         error = few.std(ddof=1) / math.sqrt(len(few)) if len(few) > 1 else 0.0
         mean = float(few.mean()) if len(few) else 0.0
-        found.append({"group": name, "users": len(few), "metric": metric, "mean": mean, "standard_error": float(error)})
+        low, high = interval(few)
+        found.append({"group": name, "users": len(few), "metric": metric, "mean": mean, "standard_error": float(error),
+                      "low": low, "high": high})  # fmt: skip
     return found
+
+
+def interval(values):
+    """The 95 % interval of a mean of values from 0 to 1, which it does not leave.
+
+    Args:
+        values (np.ndarray): [n]; of hits and misses alone, Wilson's interval is taken, which also holds where all are
+            equal; of others the normal one, cut.
+
+    Returns:
+        tuple[float, float]: its ends; 0 and 1 without values.
+    """
+    n = len(values)
+    if n == 0:
+        return 0.0, 1.0
+    mean = float(values.mean())
+    if np.isin(values, (0, 1)).all():
+        centre, spread = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n), mean * (1 - mean) / n + Z**2 / (4 * n**2)
+        half = Z * math.sqrt(spread) / (1 + Z**2 / n)
+    else:
+        centre, half = mean, Z * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))  # rounding leaves the mean inside
 
 
 def sequence_cloud(loaded, points, users, seed):
@@ -188,17 +214,38 @@ def item_cloud(loaded, points, users, seed):
     table = getattr(getattr(model, "item_embedding", None), "weight", None)
     if table is None:
         raise UsageError(f"{config['model']} has no item_embedding to draw: use --what=sequences")
-    part, owner = test._dataset, {}
-    long_enough = np.flatnonzero(part.inter_feat[part.item_list_length_field].numpy() >= 3)
-    for row in long_enough[choose(len(long_enough), users, seed)]:
-        token = str(data.field2id_token[data.uid_field][part.inter_feat[part.uid_field][row]])
-        for item in part.history(np.array([row]))[1].tolist():
-            owner.setdefault(item, f"user {token}")
+    part = test._dataset
+    owner = items_of_users(data, part, users, seed)
     others = [item for item in (choose(data.item_num - 1, points, seed) + 1).tolist() if item not in owner]
     items = [*owner, *others[: max(0, points - len(owner))]]
     vectors = unit(table.detach().cpu().numpy()[items])
     names = [str(data.field2id_token[data.iid_field][item]) for item in items]
     return make_cloud(vectors, names, [owner.get(item, "") for item in items])
+
+
+def items_of_users(data, part, users, seed):
+    """Items of some users' histories and whose they are; an item of several belongs to the first.
+
+    Args:
+        data, part (SequenceDataset): the whole data and the test part.
+        users (int): how many; a user is taken only for at least ``OWN_ITEMS`` items that no other has taken.
+        seed (int): of the choice.
+
+    Returns:
+        dict[int, str]: item -> label of its user; a line is printed where there are fewer users than asked for.
+    """
+    owner, found = {}, 0
+    for row in np.random.default_rng(seed).permutation(len(part)):
+        if found == users:
+            break
+        own = [item for item in part.history(np.array([row]))[1].tolist() if item not in owner]
+        if len(set(own)) >= OWN_ITEMS:
+            token = data.field2id_token[data.uid_field][part.inter_feat[part.uid_field][row]]
+            owner.update(dict.fromkeys(own, f"user {token}"))
+            found += 1
+    if found < users:
+        print(f"{found} of {users} users: no others have {OWN_ITEMS} items that are not coloured yet", flush=True)
+    return owner
 
 
 def neighbor_cloud(loaded, points, users, seed):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from recbole_diffusion.reports.html import format_html
 from recbole_diffusion.reports.latex import format_latex
-from recbole_diffusion.reports.tables import Study, group_by, write_tables, write_text
+from recbole_diffusion.reports.study import Study, group_by
+from recbole_diffusion.reports.tables import write_tables, write_text
 
 
 def write_reports(results, out_dir, study, everything=False):
@@ -23,6 +24,6 @@ def write_reports(results, out_dir, study, everything=False):
     paths = write_tables(results, out_dir, study)
     if everything:
         for dataset, cells in group_by(results, "dataset").items():
-            write_text(Path(out_dir) / f"{dataset}.tex", format_latex(dataset, cells, study))
-        write_text(Path(out_dir) / "report.html", format_html(results, study))
+            write_text(Path(out_dir) / f"{study.stem(dataset)}.tex", format_latex(dataset, cells, study))
+        write_text(Path(out_dir) / study.page, format_html(results, study))
     return paths

@@ -159,17 +159,49 @@ def user_values(ranks, name):
         np.ndarray | None: [n], None for a metric that one rank does not give.
     """
     metric, _, k = name.partition("@")
-    if metric not in GAINS or int(k) > ranks["longest"]:
+    if not is_of_ranks(name, ranks["longest"]):
         return None
     place = ranks["ranks"].astype(float)
     hit = (place > 0) & (place <= int(k))
-    return np.where(hit, GAINS[metric](np.where(hit, place, 1.0)), 0.0).mean(0)
+    return np.where(hit, GAINS[metric](np.where(hit, place, 1.0), int(k)), 0.0).mean(0)
 
 
-GAINS = {  # of a target at a place of the list, with one target per user
-    "hit": np.ones_like,
-    "recall": np.ones_like,
-    "ndcg": lambda place: 1 / np.log2(place + 1),
-    "mrr": lambda place: 1 / place,
-    "map": lambda place: 1 / place,
+def is_of_ranks(name, longest):
+    """Whether a metric follows from ranks that were kept up to a place."""
+    metric, _, k = name.partition("@")
+    return metric in GAINS and k.isdecimal() and 1 <= int(k) <= longest
+
+
+def add_metrics(result, names):
+    """Add metrics to the test results of a finished run in place, computed from its stored ranks.
+
+    Args:
+        result (dict): its ``ranks_file`` may be missing.
+        names (list[str]): as in RecBole.
+
+    Returns:
+        list[str]: those that it still has not.
+    """
+    missing = set()
+    for protocol in ("unmasked", "masked"):
+        found = result[f"test_result_{protocol}"]
+        wanted = [name for name in names if name not in found]
+        stored = read_ranks(result, protocol) if wanted else None
+        settings = result["settings"]
+        for name in wanted:
+            values = stored and user_values({"ranks": stored[1][None], "longest": max(settings["topk"])}, name)
+            if values is None:
+                missing.add(name)
+            else:
+                found[name] = round(float(values.mean()), settings.get("metric_decimal_place", 5))
+    return [name for name in names if name in missing]
+
+
+GAINS = {  # of a target at a place of a list of length k, with one target per user
+    "hit": lambda place, k: np.ones_like(place),
+    "recall": lambda place, k: np.ones_like(place),
+    "precision": lambda place, k: np.full_like(place, 1 / k),
+    "ndcg": lambda place, k: 1 / np.log2(place + 1),
+    "mrr": lambda place, k: 1 / place,
+    "map": lambda place, k: 1 / place,
 }

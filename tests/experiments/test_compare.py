@@ -6,76 +6,17 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_up_runs import DATA, call, made_up
 
 from recbole_diffusion.cli import parse_settings, run_module
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.experiments import fingerprint, work
-from recbole_diffusion.experiments.compare import split_names
-from recbole_diffusion.reports.tables import (
-    Study,
-    format_mean,
-    format_settings,
-    format_text,
-    metric_cells,
-    metric_title,
-    write_tables,
-)
-
-DATA = Path(__file__).parents[2] / "dataset"
-METRICS = ("hit@5", "hit@10", "ndcg@10")
-
-
-def made_up(model="SimDiffRec", dataset="toy", seed=2020, value=0.5, **other):
-    """A result as quick_start.run returns it, with ``value`` for every metric; masked is 0.1 more."""
-    return {
-        "model": model,
-        "dataset": dataset,
-        "dataset_counts": {"users": 60, "items": 30, "interactions": 1552},
-        "split": "leave-one-out",
-        "mask_history": False,
-        "seed": seed,
-        "best_valid_score": value,
-        "test_result_unmasked": dict.fromkeys(METRICS, value),
-        "test_result_masked": dict.fromkeys(METRICS, value + 0.1),
-        "best_epoch": 3,
-        "epochs": 8,
-        "seconds": {"data": 1.0, "training": 20.0, "test": 1.0},
-        "peak_memory_mb": {"process": 1441},
-        "parameters": 103360,
-        "device": "cpu",
-        "versions": {"recbole": "1.2.1"},
-        "command": f"run_recbole_diffusion.py --model={model}",
-        "settings": {"valid_metric": "MRR@10"},
-        **other,
-    }
-
-
-class Runner:
-    """Stands in for quick_start.run: counts calls, fails for the seeds in ``broken``."""
-
-    def __init__(self):
-        self.calls, self.broken = [], set()
-
-    def __call__(self, model, dataset, config_dict, data_cache=None):
-        self.calls.append((model, dataset, config_dict))
-        seed = config_dict["seed"]
-        if seed in self.broken:
-            raise RuntimeError(f"seed {seed} exploded\nsecond line")
-        return made_up(model, dataset, seed, value=0.1 + 0.1 * (seed - 2020))
-
-
-@pytest.fixture
-def runner(monkeypatch):
-    runner = Runner()
-    monkeypatch.setattr(work.quick_start, "run", runner)
-    return runner
-
-
-def call(*words):
-    """The command as the terminal gives it, on the toy data unless other data sets are named."""
-    datasets = [] if any(word.startswith("--datasets") for word in words) else ["--datasets=toy"]
-    return run_module("compare", [*datasets, f"--data_path={DATA}", "--out=out", *words])
+from recbole_diffusion.experiments.selection import split_names
+from recbole_diffusion.reports.commands import format_settings
+from recbole_diffusion.reports.study import Study, format_mean, metric_title, recbole_name
+from recbole_diffusion.reports.tables import format_text, metric_cells, write_tables
 
 
 def write_rows(text):
@@ -94,6 +35,9 @@ def test_mean_and_sample_deviation():
 
 def test_metric_titles():
     assert [metric_title(name) for name in ("hit@10", "ndcg@5", "mrr@20")] == ["HR@10", "NDCG@5", "MRR@20"]
+    names = ("recall@10", "itemcoverage@5", "gauc", "averagepopularity@10")
+    assert [metric_title(name) for name in names] == ["Recall@10", "Item coverage@5", "GAUC", "Average popularity@10"]
+    assert [recbole_name(name) for name in ("HR@5", "P@20", "GAUC")] == ["hit@5", "hit@20", "gauc"]
 
 
 def test_best_is_bold_and_ties_as_shown_too():
@@ -267,6 +211,41 @@ def test_only_tables_runs_nothing(runner, capsys):
     assert "missing: SimDiffRec on toy, seed 2021" in capsys.readouterr().out
     with pytest.raises(UsageError, match="no kept cell"):
         call("--models=SASRec", "--only-tables")
+
+
+def test_tables_with_names_stand_side_by_side(runner):
+    call("--models=SimDiffRec,SASRec", "--seeds=1", "--name=all")
+    call("--models=SASRec", "--seeds=1", "--name=base-1")
+    call("--models=SimDiffRec", "--seeds=1")
+    assert len(runner.calls) == 2
+    pages = {path.name: path.read_text(encoding="utf-8") for path in Path("out").glob("*.md")}
+    assert set(pages) == {"all.toy.md", "base-1.toy.md", "toy.md"}
+    assert "| SimDiffRec |" in pages["all.toy.md"] and "| SimDiffRec |" not in pages["base-1.toy.md"]
+    assert "compare --models=SASRec --datasets=toy --name=base-1 --seeds=1\n" in pages["base-1.toy.md"]
+    assert {path.name for path in Path("out").glob("*.html")} == {"all.html", "base-1.html", "report.html"}
+
+
+def test_metrics_that_were_not_computed_come_from_the_kept_ranks(capsys):
+    words = ["--models=SimDiffRec", "--seeds=1", "--epochs=1", "--alpha=0", "--beta=0", "--k_noise=5", "--topk=[5,10]",
+             "--checkpoint_dir=checkpoints", "--use_gpu=False"]  # fmt: skip
+    assert call(*words) == 0
+    path = next(Path("out/toy").glob("*.json"))
+    before = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(path.with_suffix(".npz")) as ranks:
+        expected = {"HR@1": (ranks["masked"] == 1).mean(), "HR@10": (ranks["masked"] > 0).mean(),
+                    "MRR@3": sum((ranks["masked"] == k).mean() / k for k in (1, 2, 3))}  # fmt: skip
+    assert call(*words, "--show=HR@1,HR@10,MRR@3,Precision@5") == 0
+    with open("out/toy.csv", encoding="utf-8", newline="") as file:
+        line = next(csv.DictReader(file))
+    for name, value in expected.items():
+        assert float(line[f"{name} masked"]) == pytest.approx(value, abs=1e-5)
+    assert float(line["Precision@5 masked"]) == pytest.approx(before["test_result_masked"]["hit@5"] / 5, abs=1e-5)
+    assert "| row | HR@1 | HR@10 | MRR@3 | Precision@5 |" in Path("out/toy.md").read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == before and len(list(Path("out/toy").glob("*.json"))) == 1
+    path.with_suffix(".npz").unlink()
+    capsys.readouterr()
+    call(*words, "--show=HR@1,HR@10")
+    assert "SimDiffRec on toy, seed 2020: no kept ranks for HR@1\n" in capsys.readouterr().out
 
 
 def test_a_damaged_cell_is_named(runner):

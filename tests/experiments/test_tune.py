@@ -4,15 +4,17 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.cli import run_module
+from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.data.loaders import SequenceEvalDataLoader
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.experiments.tune import ends_of
+from recbole_diffusion.experiments.space import count_fitting, cut_to_data, ends_of, reason_against, settings_of
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.properties import load_yaml, property_file, property_names
 from recbole_diffusion.testing import cycle_sequences, write_sequences
@@ -32,9 +34,9 @@ def no_training(monkeypatch):
     monkeypatch.setattr(quick_start, "validate", lambda *args, **kwargs: found)
 
 
-def call(data, *words, space="tau: [0.1, 0.5]\nalpha: {low: 0.1, high: 1.0, log: True}\n"):
+def call(data, *words, space="tau: [0.1, 0.5]\nalpha: {low: 0.1, high: 1.0, log: True}\n", fixed_k_noise=True):
     Path("space.yaml").write_text(space, encoding="utf-8")
-    given = {word.partition("=")[0] for word in words}
+    given = {word.partition("=")[0] for word in words} | (set() if fixed_k_noise else {"--k_noise"})
     fixed = ["--model=SimDiffRec", "--dataset=cycle", f"--data_path={data}", "--space=space.yaml", "--trials=3",
              "--epochs=2", "--hidden_size=8", "--k_noise=3", "--topk=[1,5]", "--valid_metric=MRR@5", "--use_gpu=False",
              "--pruner=none"]  # fmt: skip
@@ -153,6 +155,60 @@ def test_every_shipped_space_fits_its_model():
                 DiffusionConfig(model, "ml-100k", config_dict={key: value})
 
 
+BASELINES = {"SASRec", "GRU4Rec", "NARM", "BERT4Rec", "SRGNN", "GCSAN", "CORE", "STAMP"}
+
+
+def test_the_baselines_of_the_papers_have_spaces():
+    assert BASELINES <= set(property_names("hyper"))
+
+
+@pytest.mark.parametrize("model", sorted(BASELINES))
+def test_the_ends_of_a_baselines_space_build_a_network(data, model):
+    """Settings that fit one by one may not fit one another, such as heads and width."""
+    space, args = load_yaml(property_file("hyper", model)), SimpleNamespace(model=model, dataset="cycle")
+    for end in (min, max):
+        chosen = {key: end(values) for key, values in space.items()}
+        assert reason_against(chosen, args, {"data_path": data, "use_gpu": False}, DataCache()) is None
+
+
+def test_a_space_is_cut_to_the_data(data, no_training, capsys):
+    args, fixed = SimpleNamespace(model="SimDiffRec", dataset="cycle"), {"data_path": data, "use_gpu": False}
+    space = {"k_noise": [1, 50, 11, 5, 300], "k_sample": {"low": 2, "high": 40}, "tau": [0.1, 0.5],
+             "hidden_size": [8, 16]}  # fmt: skip
+    found = cut_to_data(space, args, fixed, DataCache())  # of 12 items, 11 are others
+    assert found == {**space, "k_noise": [1, 11, 5], "k_sample": {"low": 2, "high": 12}}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "search space, k_noise: nothing above 11 is tried: k_noise 50 is larger than the 11 other items of the data",
+        "search space, k_sample: nothing above 12 is tried: k_sample 13 is larger than the 12 items it is a rank of",
+    ]
+    with pytest.raises(UsageError, match="search space, k_noise: k_noise 50 is larger than the 11 other items"):
+        call(data, "--k_sample=2", space="k_noise: [50, 100]\ntau: [0.1, 0.5]\n", fixed_k_noise=False)
+
+
+def test_the_shipped_space_searches_tiny_data(data, no_training):
+    words = ["--model=SimDiffRec", "--dataset=cycle", f"--data_path={data}", "--trials=12", "--topk=[5]",
+             "--valid_metric=MRR@5", "--use_gpu=False"]  # fmt: skip
+    assert run_module("tune", words) == 0
+    assert {trial["k_noise"] for trial in trials()} <= {"1", "5", "10"}
+
+
+def test_counting_what_fits():
+    for fitting in range(6):
+        assert count_fitting([3, 4, 7, 9, 20], lambda value: value not in [3, 4, 7, 9, 20][:fitting]) == fitting
+
+
+def test_a_list_may_be_a_value(data):
+    space = "dropout_probs: [[0.25, 0.5], [0.1, 0.2]]\n"
+    Path("space.yaml").write_text(space, encoding="utf-8")
+    words = ["--model=NARM", "--dataset=cycle", f"--data_path={data}", "--space=space.yaml", "--trials=2", "--epochs=1",
+             "--topk=[5]", "--valid_metric=MRR@5", "--use_gpu=False", "--search=grid"]  # fmt: skip
+    assert run_module("tune", words) == 0
+    best = yaml.safe_load(Path("runs/tune/NARM-cycle.yaml").read_text(encoding="utf-8"))
+    assert best["dropout_probs"] in ([0.25, 0.5], [0.1, 0.2])
+    assert settings_of({"a": "[1, 2]", "b": "[1, 2]"}, {"a": [[1, 2]], "b": ["[1, 2]"]}) == {"a": [1, 2], "b": "[1, 2]"}
+
+
 @pytest.mark.parametrize(
     "words, space, message",
     [
@@ -188,16 +244,23 @@ def test_wrong_words_end_before_the_first_trial(data, monkeypatch, words, space,
 
 
 def test_a_model_without_a_space_is_refused(data):
-    with pytest.raises(UsageError, match="no search space for SASRec"):
-        run_module("tune", ["--model=SASRec", "--dataset=cycle", f"--data_path={data}"])
+    with pytest.raises(UsageError, match="no search space for FPMC .there are: .*BERT4Rec,.*SASRec"):
+        run_module("tune", ["--model=FPMC", "--dataset=cycle", f"--data_path={data}"])
 
 
-def test_a_study_of_other_conditions_is_not_mixed(data):
+def test_a_study_of_other_conditions_is_not_mixed(data, monkeypatch):
     assert call(data) == 0
-    with pytest.raises(UsageError, match="started with another settings: give this one a new --study"):
-        call(data, "--epochs=3")
-    with pytest.raises(UsageError, match="another space"):
+    changed = r"with another settings \(epochs was 2, is 3; beta was not given, is 0.1\): give this one a new --study"
+    with pytest.raises(UsageError, match=changed):
+        call(data, "--epochs=3", "--beta=0.1")
+    space = r"another space \(tau was \[0.1, 0.5\], is \[0.1, 0.7\]; alpha was .*, is not given\): give"
+    with pytest.raises(UsageError, match=space):
         call(data, space="tau: [0.1, 0.7]")
+    plain = DiffusionConfig.plain
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionConfig, "plain", lambda config: {**plain(config), "k_sample": 9})
+        with pytest.raises(UsageError, match=r"another set of defaults \(k_sample was \d+, is 9\)"):
+            call(data)
     write_sequences(cycle_sequences(n_users=13), data, "cycle")
     with pytest.raises(UsageError, match="another content of the data files"):
         call(data)

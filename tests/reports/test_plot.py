@@ -14,14 +14,18 @@ import pytest
 import torch
 
 from recbole_diffusion.cli import run_module
+from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
 from recbole_diffusion.quick_start import load_data_and_model, run
-from recbole_diffusion.reports import probe
-from recbole_diffusion.reports.plot import short_labels, widen
-from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.reports import plot, probe
+from recbole_diffusion.reports.curves import short_labels, widen
+from recbole_diffusion.reports.drawing import MOST_GROUPS, style_of
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 
 pytest.importorskip("matplotlib")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,21 @@ def test_a_run_without_the_metric_of_a_sweep_is_named():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.95])
+def test_deviations_of_a_sweep_stay_between_0_and_1(figures, value):
+    sweep_folder()
+    for path in Path("out/toys").glob("*.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {"hit@10": value + 0.05 * (run["seed"] == 1)}  # deviation .035, mean .025 from an end
+        write_json({**run, "test_result_unmasked": metrics}, path)
+    run_module("plot", ["sweep", "--folder=out", "--key=alpha", "--datasets=toys"])
+    ((figure, rows),) = figures
+    ends = [end for bar in figure.axes[0].containers[0].lines[2][0].get_segments() for end in bar[:, 1]]
+    assert rows[0]["std"] == pytest.approx(0.0353553, abs=1e-6)
+    assert (min(ends), max(ends)) == pytest.approx((0, 0.0603553) if value == 0 else (0.9396447, 1), abs=1e-6)
+    assert_readable(figure)
+
+
 def test_a_sweep_of_words_has_equal_steps():
     sweep_folder("noise", ("gaussian", "similarity"))
     assert run_module("plot", ["sweep", "--folder=out", "--key=noise"]) == 0
@@ -148,6 +167,103 @@ def test_groups_add_up_to_the_test_result(runs):
             assert mean == pytest.approx(result["test_result_unmasked"]["hit@5"], abs=1e-5)
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """Pictures that are kept open instead of being written, with their numbers."""
+    found = []
+    monkeypatch.setattr(plot, "save", lambda figure, rows, path: found.append((figure, rows)))
+    yield found
+    for figure, _ in found:
+        pyplot.close(figure)
+
+
+def assert_readable(figure):
+    """Every text lies inside the picture, and no label of an axis on its neighbour."""
+    figure.canvas.draw()
+    ends = {axis: sorted(axis.get_view_interval()) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)}
+    undrawn = {tick.label1 for axis, (low, high) in ends.items() for tick in [*axis.majorTicks, *axis.minorTicks]
+               if not low <= tick.get_loc() <= high}  # fmt: skip
+    for text in figure.findobj(lambda part: isinstance(part, Text) and part.get_visible() and part.get_text().strip()):
+        if text in undrawn:
+            continue
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+        assert inside, f"{text.get_text()!r} at {box.extents} of {figure.bbox.extents}"
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:])), axes.get_xlabel()
+
+
+LONG = "a label that is rather long, in words of its own, and then goes on"
+
+
+@pytest.mark.parametrize("groups, labels", [(5, ["a", "b"]), (12, [LONG, LONG])])
+def test_groups_of_many_users_are_readable(runs, figures, monkeypatch, groups, labels):
+    random = np.random.default_rng(0)
+    lengths, targets = random.integers(5, 400, 1_000_000), np.arange(1_000_000)
+    part = probe.RankedUsers(random.integers(0, 11, 1_000_000), 10, np.stack([targets] * 2), lengths, targets % 3 == 0)
+    monkeypatch.setattr(probe, "rank_test_part", lambda *args: part)
+    files = [f"{label}{i}={runs.checkpoints['SASRec']}" for i, label in enumerate(labels)]
+    assert run_module("plot", ["groups", f"--groups={groups}", *files]) == 0
+    ((figure, rows),) = figures
+    assert_readable(figure)
+    assert len(rows) == 2 * (groups + 2)
+
+
+def test_intervals_of_groups_stay_between_0_and_1(runs, figures):
+    run_module("plot", ["groups", "--metric=HR@5", f"a={runs.checkpoints['SimDiffRec']}"])
+    ((figure, rows),) = figures
+    assert all(0 <= row["low"] <= row["mean"] <= row["high"] <= 1 for row in rows)
+    for axes in figure.axes:
+        bars = axes.containers[0].lines[2][0]
+        ends = [end for segment in bars.get_segments() for end in segment[:, 1]]
+        assert ends and 0 <= min(ends) and max(ends) <= 1 and axes.get_ylim()[1] <= 1.02
+
+
+def test_intervals_by_hand():
+    # Wilson, 9 of 10, z = 1.96: centre (.9 + .19208) / 1.38416 = .78898, half sqrt(.009 + .009604) * 1.96 / 1.38416
+    # = .19314.
+    assert probe.interval(np.array([1.0] * 9 + [0])) == pytest.approx((0.59585, 0.98212), abs=1e-4)
+    assert probe.interval(np.ones(4))[1] == 1 and 0.4 < probe.interval(np.ones(4))[0] < 0.6
+    assert probe.interval(np.zeros(4))[0] == 0
+    # Normal: mean .5, deviation .5, so .5 -+ 1.96 * .5 / sqrt 3 = -.066 to 1.066, which is cut.
+    assert probe.interval(np.array([0.0, 0.5, 1.0])) == (0, 1)
+    low, high = probe.interval(np.array([0.4, 0.5, 0.6] * 3))
+    assert (low + high) / 2 == pytest.approx(0.5) and high - low == pytest.approx(2 * 1.96 * 0.0866025 / 3)
+
+
+def test_losses_of_other_models_are_drawn_relative_to_their_first_epoch(runs, figures):
+    files = [f"{model}={file}" for model, file in runs.files.items()]
+    for words in (files, files[:1]):
+        assert run_module("plot", ["curves", *words]) == 0
+    (both, rows), (alone, plain_rows) = figures
+    firsts = [row["drawn"] for row in rows if row["epoch"] == 0 and row["curve"] != "mrr@5"]
+    assert firsts == [1.0] * 4 and both.axes[0].get_ylabel() == "training loss (first epoch = 1)"
+    lines = {line.get_label(): line.get_ydata() for line in both.axes[0].lines}
+    losses = runs.results["SASRec"]["history"]["loss"]["loss"]
+    assert list(lines["SASRec"]) == pytest.approx([loss / losses[0] for loss in losses])
+    assert [row["value"] for row in rows if (row["run"], row["curve"]) == ("SASRec", "loss")] == losses
+    assert all(row["drawn"] == row["value"] for row in plain_rows) and "parts as weighted" in alone.axes[0].get_ylabel()
+    assert_readable(both), assert_readable(alone)
+
+
+def test_as_many_users_as_asked_for(tmp_path, capsys):
+    sequences = [[10 * user + i for i in range(6)] for user in range(12)]
+    data = create_dataset(make_config("SimDiffRec", write_sequences(sequences, tmp_path, "cycle")))
+    part = data.build()[2]
+    for users in (1, 9, 12):
+        owner = probe.items_of_users(data, part, users, seed=3)
+        assert len(set(owner.values())) == users and len(owner) == 5 * users  # the last item is the target
+    assert not capsys.readouterr().out
+    assert len(set(probe.items_of_users(data, part, 13, seed=3).values())) == 12
+    assert "12 of 13 users: no others have 2 items" in capsys.readouterr().out
+
+
+def test_every_group_looks_different():
+    styles = [tuple(style_of(i).items()) for i in range(MOST_GROUPS)]
+    assert len(set(styles)) == MOST_GROUPS == 49
+
+
 def test_lengths_are_those_of_the_whole_history(runs):
     part = probe.rank_test_part(runs.checkpoints["SASRec"])
     assert sorted(part.lengths.tolist()) == sorted(len(items) - 1 for items in cycle_sequences())
@@ -162,9 +278,7 @@ def test_groups_of_length_by_hand():
 
 
 def test_head_items_come_from_the_training_part(tmp_path):
-    from recbole_diffusion.data.build import create_dataset
     from recbole_diffusion.data.loaders import build_loaders
-    from recbole_diffusion.testing import make_config
 
     # Item 1 is frequent in training; item 9 stands only at the ends, which are held out.
     sequences = [[1, 2, 1, 3, 1, 9, 9]] * 4 + [[1, 4, 5, 6, 7, 9, 9]] * 4
@@ -250,6 +364,7 @@ def test_a_silhouette_by_hand():
         (["tsne", "a={checkpoint}", "--what=users"], "--what must be sequences, items, neighbors, got"),
         (["tsne", "a={checkpoint}", "--what=neighbors"], "SASRec has no neighbours to draw"),
         (["tsne", "a={checkpoint}", "--points=3"], "--points must be a whole number from 10"),
+        (["tsne", "a={checkpoint}", "--users=50"], "--users: 50 are more than a reader can tell apart, at most 49"),
     ],
 )
 def test_wrong_words(runs, words, message):
