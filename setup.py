@@ -39,6 +39,7 @@ setup(
         "parquet": ["pyarrow"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "setuptools>=70",
             "hypothesis",
             "hyperopt",  # of RecBole's HyperTuning

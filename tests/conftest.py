@@ -1,13 +1,36 @@
 """Shared set-up: one thread, no files outside the temporary folder, and a torchvision that can be imported."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
+
+os.environ["OMP_NUM_THREADS"] = "1"  # here and in processes that tests start: their tensors are too small to share
 
 import pytest
 import torch
+from fresh_process import pytest_runtest_protocol, pytest_runtestloop  # noqa: F401 hooks
+from models import TrainedOnce
 
 from recbole_diffusion.settings.registry import recbole_models
 
-torch.set_num_threads(1)  # the tensors of the tests are too small to share
+torch.set_num_threads(1)
+# RecBole's SINE switches PyTorch's anomaly detection on when it is first imported, which recbole_models undoes; some
+# tests import RecBole's models by themselves.
+recbole_models()
+
+
+def pytest_xdist_auto_num_workers():
+    """A process per core that this one may use; each needs about a gigabyte of memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one model run in the same process, one after the other, and share what is trained for it."""
+    for item in items:
+        parameters = getattr(item, "callspec", None) and item.callspec.params
+        model = (parameters or {}).get("model") or getattr(item.cls, "model", None)
+        if isinstance(model, str):
+            item.add_marker(pytest.mark.xdist_group(model))
 
 
 def name_operators_of_torchvision():
@@ -35,6 +58,16 @@ def work_in_tmp(tmp_path, monkeypatch):
     """RecBole writes log/ and log_tensorboard/ where it is started."""
     monkeypatch.chdir(tmp_path)
 
-# RecBole's SINE switches PyTorch's anomaly detection on when it is first imported, which recbole_models undoes; some
-# tests import RecBole's models by themselves.
-recbole_models()
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Function: model, settings -> result of its training, made once; see :class:`models.TrainedOnce`."""
+    folder = tmp_path_factory.getbasetemp() / "trained"
+    folder.mkdir(exist_ok=True)
+    return TrainedOnce(folder)
+
+
+@pytest.fixture(scope="session")
+def trained_data(trained):
+    """Function: model -> folder of the data that :func:`trained` uses."""
+    return trained.data

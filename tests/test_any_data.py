@@ -1,7 +1,6 @@
 """Every model of the package on random small data with random settings: what must hold whatever they are."""
 
 import math
-import re
 import tempfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from models import CONTRACTS
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
@@ -16,15 +16,13 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.recommender import Recommender
-from recbole_diffusion.settings.properties import property_file
-from recbole_diffusion.settings.registry import MODELS
-from recbole_diffusion.settings.schema import read_schema
-from recbole_diffusion.testing import make_config, write_features, write_sequences
+from recbole_diffusion.testing import make_config, small_settings, write_features, write_sequences
+from recbole_diffusion.testing.settings import choices_of, documented
 from recbole_diffusion.training.networks import build_model
 from recbole_diffusion.training.tensorboard import no_tensorboard
 from recbole_diffusion.training.trainer import trainer_class
 
-SIZES = {  # small values of the settings that are numbers
+SIZES = {  # values of settings that are numbers; other sizes are those of a small network
     "hidden_size": [4, 8], "inner_size": [4, 8], "n_heads": [1, 2], "n_layers": [1, 2], "denoiser_layers": [1, 2],
     "n_blocks": [1, 2], "diffusion_steps": [1, 2, 5], "sampling_steps": [1, 2, 5], "ensemble_seeds": [1, 3],
     "reverse_steps": [1, 3], "k_noise": [1, 2], "k_sample": [2, 3], "n_negatives": [1, 4], "noise_refresh": [1, 3],
@@ -47,21 +45,22 @@ def choices(draw, model):
     chosen = {"MAX_ITEM_LIST_LENGTH": draw(st.sampled_from([1, 2, 7, 20])), "seed": draw(st.integers(0, 5))}
     chosen["train_batch_size"] = draw(st.sampled_from([1, 3, 64]))
     chosen["eval_batch_size"] = draw(st.sampled_from([1, 3, 64]))
-    for key, setting in read_schema(property_file("model", model)).items():
-        words = re.search(r"One of:\s*([^.]+)\.", setting.doc)
+    for key, setting in documented(model)[1].items():
         if key in SIZES:
             chosen[key] = draw(st.sampled_from(SIZES[key]))
-        elif words and key != "learner":
-            chosen[key] = draw(st.sampled_from([word.strip() for word in words[1].split(",")]))
-        elif setting.type == "bool":
-            chosen[key] = draw(st.booleans())
-    return fitting(chosen)
+        elif choices_of(setting):
+            chosen[key] = draw(st.sampled_from(choices_of(setting)))
+    return fitting({**small_settings(model), **chosen})
 
 
 def fitting(chosen):
     """The same without combinations that the models refuse, so that few examples are lost."""
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or "corruption_steps" in chosen:
         chosen["train_view"] = "prefix"
+    if chosen.get("schedule") == "linear":  # whose variances are large with few steps
+        chosen["diffusion_steps"] = 32
+    elif chosen.get("schedule") == "trunc_lin":
+        chosen["diffusion_steps"] = max(2, chosen["diffusion_steps"])
     if chosen.get("official_compat"):
         chosen.update(confidence_t="train", reverse_steps=1)
     if "sampling_steps" in chosen:
@@ -81,9 +80,10 @@ def write_modality(folder, chosen):
 
 def examine(model, data, chosen):
     """Train one epoch, evaluate, score: raises AssertionError, or UsageError when the settings do not go together."""
+    contract = CONTRACTS[model]
     with tempfile.TemporaryDirectory() as folder:
         write_sequences(data, folder, "cycle")
-        if model == "DiffSBR":
+        if contract.item_features:
             write_modality(folder, chosen)
         config = make_config(model, folder, **{"topk": [1], "valid_metric": "MRR@1", **chosen})
         init_seed(config["seed"], True)
@@ -147,7 +147,7 @@ def run_examples(model, number):
 
 
 @pytest.mark.parametrize("number", [8, pytest.param(150, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CONTRACTS)
 def test_any_data_and_settings(model, number, monkeypatch):
     monkeypatch.setattr("recbole.trainer.trainer.get_tensorboard", no_tensorboard)
     run_examples(model, number)

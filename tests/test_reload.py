@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import ALL, CONTRACTS
 from recbole.trainer import Trainer
 from recbole.utils.case_study import full_sort_topk
 from session_files import SPLIT, TRAIN, write_split
@@ -14,35 +15,13 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.recommender import Recommender
-from recbole_diffusion.testing import cycle_sequences, make_config, write_features, write_sequences
+from recbole_diffusion.testing import make_config
 from recbole_diffusion.training.checkpoint import load_checkpoint
 from recbole_diffusion.training.networks import build_model
 from recbole_diffusion.training.trainer import trainer_class
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "epochs": 1}
-CHAIN = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4}
-MODELS = {
-    "SimDiffRec": {"k_noise": 3, "k_sample": 2},
-    "DiffuRec": {**CHAIN, "ensemble_seeds": 2},
-    "DiffuRecSys": CHAIN,
-    "DiffSBR": {"diffusion_steps": 8, "corruption_steps": 8, "allow_unknown_keys": True},
-    "SKNN": {"n_neighbors": 5, "allow_unknown_keys": True},
-    "SASRec": {},
-    "NARM": {"allow_unknown_keys": True},
-    "FPMC": {"allow_unknown_keys": True},  # its loss needs negative items
-}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
-    write_features(folder, width=SMALL["hidden_size"])
-    return folder
-
-
-def trained(folder, model, name="cycle", **more):
-    settings = make_config(model, folder, name, **{**SMALL, **MODELS[model], **more}).external_config_dict
-    return run(model, name, config_dict=settings)
+RELOADED = [*CONTRACTS, "SASRec", "NARM", "FPMC"]
 
 
 def reloaded(result):
@@ -56,21 +35,19 @@ def reloaded(result):
     return config, network, data, test_data
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_reloads_and_serves_recboles_own_functions(folder, model):
-    result = trained(folder, model)
-    config, network, data, test_data = reloaded(result)
+@pytest.mark.parametrize("model", RELOADED)
+def test_every_model_reloads_and_serves_recboles_own_functions(trained, model):
+    config, network, data, test_data = reloaded(trained(model))
     users = data.token2id("user_id", ["u0", "u1", "u2"])
     scores, items = full_sort_topk(users, network, test_data, k=3, device=config["device"])
     assert items.shape == (3, 3) and (items > 0).all() and scores.isfinite().all()
 
 
-@pytest.mark.parametrize("model", ["DiffSBR", "SKNN", "SASRec"])
+@pytest.mark.parametrize("model", [*CONTRACTS, "SASRec"])
 def test_models_on_ready_made_files_reload(tmp_path, model):
     folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1], [3, 4, 6, 2]])  # the sessions 8 and 9
-    more = {"k_neighbors": 2} if model == "DiffSBR" else {}
-    result = trained(folder, model, "shop", **SPLIT, **more)
-    config, network, data, test_data = reloaded(result)
+    settings = make_config(model, folder, "shop", **ALL[model].small(epochs=1), **SPLIT).external_config_dict
+    config, network, data, test_data = reloaded(run(model, "shop", config_dict=settings))
     sessions = data.token2id("session_id", ["9", "8"])
     scores, items = full_sort_topk(sessions, network, test_data, k=3, device=config["device"])
     own = [full_sort_topk([number], network, test_data, 3, config["device"])[0][0] for number in sessions]
@@ -79,16 +56,16 @@ def test_models_on_ready_made_files_reload(tmp_path, model):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("model", MODELS)
-def test_a_checkpoint_of_the_gpu_gives_the_same_list_on_the_cpu(folder, model):
-    result = trained(folder, model, use_gpu=True)
+@pytest.mark.parametrize("model", RELOADED)
+def test_a_checkpoint_of_the_gpu_gives_the_same_list_on_the_cpu(trained, model):
+    result = trained(model, use_gpu=True)
     assert result["device"].startswith("cuda")
     on_gpu = load_data_and_model(result["checkpoint"])
     state = load_checkpoint(result["checkpoint"])
     assert all(tensor.device.type == "cpu" for tensor in state["state_dict"].values())
     state["config"]["use_gpu"] = False
-    torch.save(state, f"{folder}/cpu.pth")
-    on_cpu = load_data_and_model(f"{folder}/cpu.pth")
+    torch.save(state, "cpu.pth")
+    on_cpu = load_data_and_model("cpu.pth")
     lists = [full_sort_topk([1, 2], loaded[1], loaded[5], 3, loaded[0]["device"])[1].cpu() for loaded in (on_gpu, on_cpu)]
     assert torch.equal(*lists)
 
@@ -101,26 +78,25 @@ def test_nobody_is_told_to_trust_garbage(tmp_path, content):
         load_checkpoint(path)
 
 
-def test_loading_writes_nothing_and_takes_paths(folder, monkeypatch):
-    path = trained(folder, "SimDiffRec")["checkpoint"]
+def test_loading_writes_nothing_and_takes_paths(trained, trained_data, monkeypatch):
+    path = trained("SimDiffRec")["checkpoint"]
     os.mkdir("elsewhere")
     monkeypatch.chdir("elsewhere")
-    load_data_and_model(path, data_path=Path(folder))
+    load_data_and_model(path, data_path=Path(trained_data("SimDiffRec")))
     assert os.listdir(".") == []
 
 
 @pytest.mark.parametrize("change", [{"data_path": None}, {"train_neg_sample_args": None}])
-def test_damaged_settings_are_refused(folder, change):
-    path = trained(folder, "SimDiffRec")["checkpoint"]
-    state = load_checkpoint(path)
+def test_damaged_settings_are_refused(trained, change):
+    state = load_checkpoint(trained("SimDiffRec")["checkpoint"])
     state["config"].update(change)
-    torch.save(state, path)
+    torch.save(state, "odd.pth")
     with pytest.raises(UsageError, match="has damaged settings: "):
-        load_data_and_model(path)
+        load_data_and_model("odd.pth")
 
 
-def test_recboles_own_checkpoint_needs_trust(folder):
-    config = make_config("SASRec", folder, **SMALL)
+def test_recboles_own_checkpoint_needs_trust(trained_data, tmp_path):
+    config = make_config("SASRec", trained_data("SASRec"), **SMALL, checkpoint_dir=str(tmp_path))
     loaders = build_loaders(config, create_dataset(config))
     stock = Trainer(config, build_model(config, loaders[0]))
     stock.fit(*loaders[:2], verbose=False)
@@ -141,11 +117,10 @@ def test_a_trusted_file_that_is_no_checkpoint_is_refused(tmp_path):
         load_data_and_model(str(tmp_path / "odd.pth"), trust_checkpoint=True)
 
 
-def test_weights_of_another_shape_are_refused_in_one_line(folder):
-    result = trained(folder, "SASRec")
-    state = load_checkpoint(result["checkpoint"])
+def test_weights_of_another_shape_are_refused_in_one_line(trained):
+    state = load_checkpoint(trained("SASRec")["checkpoint"])
     state["state_dict"]["item_embedding.weight"] = torch.zeros(3, 8)
-    torch.save(state, f"{folder}/odd.pth")
+    torch.save(state, "odd.pth")
     with pytest.raises(UsageError, match="does not fit SASRec on these data: size mismatch") as caught:
-        load_data_and_model(f"{folder}/odd.pth")
+        load_data_and_model("odd.pth")
     assert "\n" not in str(caught.value)

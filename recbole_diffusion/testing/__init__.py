@@ -8,5 +8,15 @@ from recbole_diffusion.testing.data import (
     write_features,
     write_sequences,
 )
+from recbole_diffusion.testing.settings import small_settings, switch_values
 
-__all__ = ["ModelContract", "cycle_sequences", "group_sequences", "make_config", "write_features", "write_sequences"]
+__all__ = [
+    "ModelContract",
+    "cycle_sequences",
+    "group_sequences",
+    "make_config",
+    "small_settings",
+    "switch_values",
+    "write_features",
+    "write_sequences",
+]

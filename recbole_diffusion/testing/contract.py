@@ -4,7 +4,6 @@ A new model is tested by::
 
     class TestMyModel(ModelContract):
         model = "MyModel"
-        settings = {"hidden_size": 16}
 """
 
 import copy
@@ -17,37 +16,79 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.quick_start import run
 from recbole_diffusion.serving.recommender import Recommender
-from recbole_diffusion.testing.data import cycle_sequences, make_config, write_sequences
+from recbole_diffusion.testing.data import (
+    cycle_sequences,
+    group_sequences,
+    make_config,
+    write_features,
+    write_sequences,
+)
+from recbole_diffusion.testing.settings import small_settings
 from recbole_diffusion.training.networks import build_model
 
 
 class ModelContract:
-    """Subclass with ``model``; ``settings`` and ``learning_settings`` are optional.
+    """Subclass with ``model``; everything else is optional and says what is special about the model.
 
     Attributes:
         model (str): registered name.
-        settings (dict): settings of a small network.
-        learning_settings (dict): what it takes to learn the cycle data.
+        settings (dict): what a small network needs beside :func:`~recbole_diffusion.testing.small_settings`.
+        learning_settings (dict): what it takes to learn the data.
+        knows_order (bool): whether it can learn a cycle; if not, it is given unordered groups, see
+            :func:`~recbole_diffusion.testing.group_sequences`.
+        item_features (bool): whether its data come with vectors of the items.
+        trains (bool): False for a model without gradients.
         without_gradient (tuple): prefixes of parameters that rightly get no gradient.
+
+    The tests of this package take all models from the registry and read more of a contract:
+
+    Attributes:
+        settings_with_state (dict): what makes training keep a state that a resumption must bring back.
+        settings_without_chance (dict): settings under which nothing is random, so that several processes give the
+            metrics of one; None where there are none.
+        switch_needs (dict): setting -> other settings without which its values do nothing or are refused.
+        switches_together (list[dict]): switches that only show together.
     """
 
     model = None
     settings = {}
     learning_settings = {"epochs": 30, "learning_rate": 0.01}
+    knows_order = True
+    item_features = False
+    trains = True
     without_gradient = ()
+    settings_with_state = {}
+    settings_without_chance = None
+    switch_needs = {}
+    switches_together = ()
+
+    @classmethod
+    def small(cls, **more):
+        """Settings of a small network of this model, ``more`` on top."""
+        return {**small_settings(cls.model), **cls.settings, **more}
+
+    @classmethod
+    def write_data(cls, folder, sequences=None):
+        """Write sequences, by default those of a cycle, and features where the model wants them; returns ``folder``."""
+        sequences = sequences or cycle_sequences()
+        write_sequences(sequences, folder, "cycle")
+        if cls.item_features:
+            width = cls.small().get("hidden_size", 16)
+            write_features(folder, n_items=max(map(max, sequences)), width=width)
+        return str(folder)
 
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory):
-        return write_sequences(cycle_sequences(), tmp_path_factory.mktemp("contract"), "cycle")
+        return self.write_data(tmp_path_factory.mktemp("contract"))
 
     @pytest.fixture(scope="class")
-    def learning_folder(self, folder):
-        """Data whose next items can be known; a model that cannot learn a cycle brings its own."""
-        return folder
+    def learning_folder(self, folder, tmp_path_factory):
+        """Data whose next items can be known; a model that can learn neither kind brings its own."""
+        return folder if self.knows_order else self.write_data(tmp_path_factory.mktemp("learning"), group_sequences())
 
     @pytest.fixture(scope="class")
     def prepared(self, folder):
-        config = make_config(self.model, folder, **self.settings)
+        config = make_config(self.model, folder, **self.small())
         data = create_dataset(config)
         loaders = build_loaders(config, data)
         return config, build_model(config, loaders[0]), loaders
@@ -161,13 +202,12 @@ class ModelContract:
         torch.testing.assert_close(on_cpu, on_gpu, atol=1e-4, rtol=1e-4)
 
     def test_learns_what_can_be_known(self, learning_folder):
-        settings = {**self.settings, **self.learning_settings}
-        config = make_config(self.model, learning_folder, **settings).external_config_dict
+        config = make_config(self.model, learning_folder, **self.small(**self.learning_settings)).external_config_dict
         result = run(self.model, "cycle", config_dict=config)
         assert result["test_result"]["hit@1"] > 0.95  # popularity reaches one in ten
 
     def test_same_seed_same_numbers(self, folder):
-        config = make_config(self.model, folder, **{**self.settings, "epochs": 2}).external_config_dict
+        config = make_config(self.model, folder, **self.small(epochs=2)).external_config_dict
         first, second = (run(self.model, "cycle", config_dict=config) for _ in range(2))
         assert first["test_result"] == second["test_result"]
         assert first["best_valid_result"] == second["best_valid_result"]

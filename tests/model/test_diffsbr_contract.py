@@ -1,51 +1,20 @@
-"""DiffSBR under the common contract, and every switch in training."""
+"""DiffSBR without item features under the common contract, and every switch in training."""
 
 import pytest
 import torch
-from session_models import SMALL
+from models import CONTRACTS
 
 from recbole_diffusion import run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
-from recbole_diffusion.testing import (
-    ModelContract,
-    cycle_sequences,
-    group_sequences,
-    make_config,
-    write_features,
-    write_sequences,
-)
+from recbole_diffusion.testing import group_sequences, make_config
 from recbole_diffusion.training.networks import build_model
 
-LEARNING = {"epochs": 15, "learning_rate": 0.01, "mask_history": True}
+DiffSBR = CONTRACTS["DiffSBR"]
 
 
-class SessionContract(ModelContract):
-    """The answer can be known from the items of a session, without their order."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory):
-        folder = write_sequences(cycle_sequences(), tmp_path_factory.mktemp("contract"), "cycle")
-        write_features(folder)
-        return folder
-
-    @pytest.fixture(scope="class")
-    def learning_folder(self, tmp_path_factory):
-        folder = write_sequences(group_sequences(), tmp_path_factory.mktemp("learning"), "cycle")
-        write_features(folder, n_items=15)
-        return folder
-
-
-class TestDiffSBR(SessionContract):
-    model = "DiffSBR"
-    settings = SMALL
-    learning_settings = LEARNING
-
-
-class TestWithoutModality(SessionContract):
-    model = "DiffSBR"
-    settings = {**SMALL, "item_features": "none", "scorer": "mlp"}
-    learning_settings = LEARNING
+class TestWithoutModality(DiffSBR):
+    settings = {"item_features": "none", "scorer": "mlp"}
 
 
 SWITCHES = [
@@ -69,9 +38,8 @@ SWITCHES = [
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()))
 def test_switch_learns_and_leaves_nothing_idle(switches, tmp_path):
-    folder = write_sequences(group_sequences(), tmp_path, "cycle")
-    write_features(folder, n_items=15)
-    config = make_config("DiffSBR", folder, **{**SMALL, **LEARNING, **switches})
+    folder = DiffSBR.write_data(tmp_path, group_sequences())
+    config = make_config("DiffSBR", folder, **DiffSBR.small(**{**DiffSBR.learning_settings, **switches}))
     train_data = build_loaders(config, create_dataset(config))[0]
     model = build_model(config, train_data)
     sum(model.calculate_loss(next(iter(train_data)))).backward()

@@ -1,35 +1,20 @@
-"""DiffuRec and DiffuRecSys under the common contract, and every switch in training."""
+"""An ensemble of DiffuRecSys under the common contract, and every switch in training."""
 
 import pytest
 import torch
+from models import CONTRACTS
 
 from recbole_diffusion import run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
-from recbole_diffusion.testing import ModelContract, cycle_sequences, make_config, write_sequences
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model
 
-SMALL = {"hidden_size": 16, "inner_size": 32, "n_blocks": 2, "n_heads": 2, "diffusion_steps": 8, "sampling_steps": 8}
-SMALL.update(hidden_dropout_prob=0.1, embedding_dropout_prob=0.1, eval_step=1, stopping_step=10)
-LEARNING = {"epochs": 12, "learning_rate": 0.01}
+DiffuRecSys = CONTRACTS["DiffuRecSys"]
 
 
-class TestDiffuRec(ModelContract):
-    model = "DiffuRec"
-    settings = SMALL
-    learning_settings = LEARNING
-
-
-class TestDiffuRecSys(ModelContract):
-    model = "DiffuRecSys"
-    settings = SMALL
-    learning_settings = LEARNING
-
-
-class TestEnsemble(ModelContract):
-    model = "DiffuRecSys"
-    settings = {**SMALL, "ensemble_seeds": 3, "cross_attention": "linear"}
-    learning_settings = LEARNING
+class TestEnsemble(DiffuRecSys):
+    settings = {**DiffuRecSys.settings, "ensemble_seeds": 3, "cross_attention": "linear"}
 
 
 SWITCHES = [
@@ -52,7 +37,7 @@ SWITCHES = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()))
 def test_switch_learns_and_leaves_nothing_idle(switches, tmp_path):
     folder = write_sequences(cycle_sequences(max_length=11), tmp_path, "cycle")
-    config = make_config("DiffuRecSys", folder, **{**SMALL, **LEARNING, **switches})
+    config = make_config("DiffuRecSys", folder, **DiffuRecSys.small(**{**DiffuRecSys.learning_settings, **switches}))
     train_data = build_loaders(config, create_dataset(config))[0]
     model = build_model(config, train_data)
     sum(model.calculate_loss(next(iter(train_data)))).backward()

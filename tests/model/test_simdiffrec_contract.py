@@ -1,28 +1,22 @@
-"""SimDiffRec under the common contract, and every switch in training."""
+"""SimDiffRec without its diffusion under the common contract, and every switch in training."""
 
 import pytest
 import torch
+from models import CONTRACTS
 
 from recbole_diffusion import run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
-from recbole_diffusion.testing import ModelContract, cycle_sequences, make_config, write_sequences
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model
 
-SMALL = {"hidden_size": 16, "inner_size": 32, "k_noise": 3, "k_sample": 3, "diffusion_steps": 50}
-SMALL.update(hidden_dropout_prob=0.1, attn_dropout_prob=0.1)
+SimDiffRec = CONTRACTS["SimDiffRec"]
 
 
-class TestSimDiffRec(ModelContract):
-    model = "SimDiffRec"
-    settings = SMALL
-
-
-class TestSASRec(ModelContract):
+class TestSASRec(SimDiffRec):
     """alpha = beta = 0: no diffusion left."""
 
-    model = "SimDiffRec"
-    settings = {**SMALL, "alpha": 0, "beta": 0}
+    settings = {**SimDiffRec.settings, "alpha": 0, "beta": 0}
 
 
 SWITCHES = [
@@ -47,7 +41,7 @@ SWITCHES = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()))
 def test_switch_learns_and_leaves_nothing_idle(switches, tmp_path):
     folder = write_sequences(cycle_sequences(max_length=11), tmp_path, "cycle")
-    config = make_config("SimDiffRec", folder, **{**SMALL, "epochs": 30, "learning_rate": 0.01, **switches})
+    config = make_config("SimDiffRec", folder, **SimDiffRec.small(epochs=30, learning_rate=0.01, **switches))
     train_data = build_loaders(config, create_dataset(config))[0]
     model = build_model(config, train_data)
     sum(model.calculate_loss(next(iter(train_data)))).backward()

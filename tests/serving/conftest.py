@@ -1,32 +1,16 @@
 """Checkpoints of small models, each trained once in a session, and a recommender."""
 
-import shutil
-
 import pytest
-from small_recommenders import MODELS, SMALL
 
-from recbole_diffusion import run
 from recbole_diffusion.serving.recommender import Recommender
-from recbole_diffusion.testing import cycle_sequences, write_features, write_sequences
+
+LEARNING = {"epochs": 25, "learning_rate": 0.01, "train_batch_size": 32, "MAX_ITEM_LIST_LENGTH": 6, "lr_decay_step": 0}
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """Function: model -> checkpoint, trained once; its data set is gone."""
-    made = {}
-
-    def train(model):
-        if model not in made:
-            folder = tmp_path_factory.mktemp(model)
-            write_sequences(cycle_sequences(min_length=5), folder, "cycle")
-            if model == "DiffSBR":
-                write_features(folder, width=SMALL["hidden_size"])
-            where = {"data_path": str(folder), "checkpoint_dir": f"{folder}/saved"}
-            made[model] = run(model, "cycle", config_dict={**SMALL, **MODELS.get(model, {}), **where})["checkpoint"]
-            shutil.move(folder / "cycle", folder / "moved")
-        return made[model]
-
-    return train
+@pytest.fixture
+def checkpoint(trained):
+    """Function: model -> checkpoint, trained once; its data set is gone. SimDiffRec has learned the cycle."""
+    return lambda model: trained.alone(model, **(LEARNING if model == "SimDiffRec" else {}))
 
 
 @pytest.fixture

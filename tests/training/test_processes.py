@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import ALL, CONTRACTS, without_dropout
 
 from recbole_diffusion import processes, run
 from recbole_diffusion.cli import main
@@ -18,47 +19,47 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.settings.config import DiffusionConfig
-from recbole_diffusion.testing import cycle_sequences, write_features, write_sequences
+from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.training import trainer
 from recbole_diffusion.training.checkpoint import load_checkpoint
 from recbole_diffusion.training.launch import free_port, run_in_group, split_group
 from recbole_diffusion.training.networks import build_model
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {"hidden_size": 8, "inner_size": 16, "epochs": 3, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
-SETTINGS.update(valid_metric="MRR@5", show_progress=False, eval_batch_size=7, metrics=["Hit", "MRR", "ItemCoverage"])
-QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 20}
-PLAIN = {**QUIET, "alpha": 0, "beta": 0}
-# Without chance: a single time step, and noise too weak to change a digit.
-FULL = {**QUIET, "k_noise": 3, "k_sample": 2, "diffusion_steps": 1}
-FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "train_batch_size": 50}
-NEXT = {**FAINT, "sampling_steps": 1, "lambda_mean": 1.0, "lambda_std": 0.0, "initializer_range": 0.02, "n_blocks": 1}
-NEXT.update(hidden_dropout_prob=0.0, embedding_dropout_prob=0.0)
-SESSION = {**FAINT, "corruption_steps": 1, "k_neighbors": 3, "alignment_items": 0, "hidden_size": 16, "graph_dropout": 0.0}
-SESSION.update(denoiser_dropout=0.0, retriever_dropout=0.0, allow_unknown_keys=True)  # it has no inner_size
+SETTINGS = {"epochs": 3, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False, "show_progress": False}
+SETTINGS.update(valid_metric="MRR@5", eval_batch_size=7, metrics=["Hit", "MRR", "ItemCoverage"], checkpoint_dir="saved")
+PLAIN = {**without_dropout("SimDiffRec"), "train_batch_size": 20, "alpha": 0, "beta": 0}
 fork = multiprocessing.get_context("fork")
+
+
+def quiet(model, **more):
+    """Settings under which several processes compute what one does."""
+    return {**without_dropout(model), "train_batch_size": 40, **CONTRACTS[model].settings_without_chance, **more}
+
+
+def settings(model, folder, **more):
+    return {**ALL[model].small(), **SETTINGS, "data_path": str(folder), **more}
+
+
+def write_data(model, folder):
+    return ALL[model].write_data(folder, cycle_sequences(n_users=41))  # the last batch is a single row
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")  # the last batch is a single row
-    write_features(folder)
-    return folder
+    return write_data("SimDiffRec", tmp_path)
 
 
-def settings(folder, **more):
-    return {**SETTINGS, "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
-
-
-def run_in_copies(model, given, folder, size=2):
+def run_in_copies(model, given, size=2, train=run):
     """The result of ``run`` in copies of this process, which have imported everything already; (results, exit codes)."""
     environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    arguments = (0, environment, folder, run, (model, "cycle", None, given, True))
+    arguments = (0, environment, Path.cwd(), train, (model, "cycle", None, given, True))
     group = [fork.Process(target=run_in_group, args=(rank, *arguments)) for rank in range(size)]
     for process in group:
         process.start()
     for process in group:
         process.join(300)  # a loaded machine takes its time
-    files = [Path(folder, f"result-{rank}.json") for rank in range(size)]
+    files = [Path(f"result-{rank}.json") for rank in range(size)]
     return [json.loads(file.read_text()) for file in files if file.exists()], [process.exitcode for process in group]
 
 
@@ -68,17 +69,15 @@ def run_in_copies(model, given, folder, size=2):
         ("SimDiffRec", PLAIN, 2),
         ("SimDiffRec", {**PLAIN, "ce_positions": "last", "train_view": "prefix", "enable_amp": True}, 2),
         ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
-        ("SimDiffRec", FULL, 2),
-        ("SimDiffRec", {**FULL, "mask_same_target": True, "ce_positions": "last", "train_view": "prefix"}, 3),
-        ("DiffuRec", NEXT, 2),
-        ("DiffuRecSys", {**NEXT, "offset_noise": "none"}, 2),
-        ("DiffSBR", SESSION, 2),
-        ("SASRec", {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "train_batch_size": 64, "epochs": 1}, 2),
+        ("SimDiffRec", quiet("SimDiffRec", mask_same_target=True, ce_positions="last", train_view="prefix"), 3),
+        ("SASRec", {**without_dropout("SASRec"), "train_batch_size": 64, "epochs": 1}, 2),
+        *((model, quiet(model), 2) for model, contract in CONTRACTS.items() if contract.settings_without_chance is not None),
     ],
 )
-def test_several_processes_give_the_metrics_of_one(folder, model, more, size):
-    one = run(model, "cycle", config_dict=settings(folder, **more, checkpoint_dir=f"{folder}/one"))
-    several, codes = run_in_copies(model, settings(folder, **more), folder, size)
+def test_several_processes_give_the_metrics_of_one(tmp_path, model, more, size):
+    given = settings(model, write_data(model, tmp_path), **more)
+    one = run(model, "cycle", config_dict={**given, "checkpoint_dir": "one"})
+    several, codes = run_in_copies(model, given, size)
     assert codes == [0] * size
     for result in several:
         for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
@@ -93,10 +92,11 @@ def test_several_processes_give_the_metrics_of_one(folder, model, more, size):
 
 
 def test_the_noise_of_an_evaluation_does_not_depend_on_the_number_of_processes(folder):
-    noisy = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "lambda_mean": 1.0, "lambda_std": 1.0}
-    noisy.update(epochs=1, learning_rate=1e-12, train_batch_size=64)  # training has other noise, but changes nothing
-    one = run("DiffuRec", "cycle", config_dict=settings(folder, **noisy, checkpoint_dir=f"{folder}/one"))
-    several, codes = run_in_copies("DiffuRec", settings(folder, **noisy), folder)
+    # Training has other noise, but changes nothing.
+    noisy = {"lambda_mean": 1.0, "lambda_std": 1.0, "epochs": 1, "learning_rate": 1e-12, "train_batch_size": 64}
+    given = settings("DiffuRec", folder, **noisy)
+    one = run("DiffuRec", "cycle", config_dict={**given, "checkpoint_dir": "one"})
+    several, codes = run_in_copies("DiffuRec", given)
     assert codes == [0, 0]
     for result in several:
         for kind in ("test_result_unmasked", "test_result_masked", "best_valid_result"):
@@ -106,25 +106,36 @@ def test_the_noise_of_an_evaluation_does_not_depend_on_the_number_of_processes(f
         torch.testing.assert_close(found[name], tensor)
 
 
-def test_only_one_process_writes(folder, tmp_path):
-    run_in_copies("SimDiffRec", settings(folder, **PLAIN), folder)
-    assert len(os.listdir(f"{folder}/saved")) == 2
-    assert len(list(Path("log").rglob("*.log"))) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
+def run_and_weigh(*arguments):
+    """``run`` that also tells the sums of the weights that this process has after each epoch."""
+    train_epoch, sums = trainer.DiffusionTrainer._train_epoch, []
+
+    def weighed(self, *words, **more):
+        loss = train_epoch(self, *words, **more)
+        sums.append([float(weight.detach().double().sum()) for weight in self.model.parameters()])
+        return loss
+
+    trainer.DiffusionTrainer._train_epoch = weighed
+    return {**run(*arguments), "weights": sums}
 
 
-def test_other_noise_in_every_process_but_the_same_weights(folder):
-    results, codes = run_in_copies("SimDiffRec", settings(folder, k_noise=3, k_sample=2), folder)
+@pytest.mark.parametrize("model", CONTRACTS)
+def test_two_processes_have_other_noise_the_same_weights_and_one_writes(tmp_path, model):
+    results, codes = run_in_copies(model, settings(model, write_data(model, tmp_path)), train=run_and_weigh)
     assert codes == [0, 0] and results[0]["test_result"] == results[1]["test_result"]
+    assert results[0]["weights"] == results[1]["weights"] and len(results[0]["weights"]) == results[0]["epochs"]
     random = load_checkpoint(results[0]["checkpoint"])["training"]["random"]
     assert len(random) == 2 and not torch.equal(random[0]["torch"], random[1]["torch"])
     assert torch.equal(random[0]["generators"][0], random[1]["generators"][0])  # the order of the batches is common
+    assert len(os.listdir("saved")) == 2
+    assert len(list(Path("log").rglob("*.log"))) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
 
 
 def test_two_processes_resume_exactly(folder):
-    given = settings(folder, k_noise=3, k_sample=2)
-    undisturbed, _ = run_in_copies("SimDiffRec", {**given, "checkpoint_dir": f"{folder}/undisturbed"}, folder)
-    run_in_copies("SimDiffRec", {**given, "epochs": 1}, folder)
-    resumed, codes = run_in_copies("SimDiffRec", {**given, "resume": True}, folder)
+    given = settings("SimDiffRec", folder)
+    undisturbed, _ = run_in_copies("SimDiffRec", {**given, "checkpoint_dir": "undisturbed"})
+    run_in_copies("SimDiffRec", {**given, "epochs": 1})
+    resumed, codes = run_in_copies("SimDiffRec", {**given, "resume": True})
     assert codes == [0, 0] and resumed[0]["epochs"] == 3
     assert resumed[0]["test_result"] == undisturbed[0]["test_result"]
     weights = [load_checkpoint(result["checkpoint"])["state_dict"] for result in (resumed[0], undisturbed[0])]
@@ -133,14 +144,14 @@ def test_two_processes_resume_exactly(folder):
 
 def test_more_processes_than_users_are_refused(tmp_path):
     folder = write_sequences([[1, 2, 3, 4, 5]] * 2, tmp_path, "cycle")
-    given = settings(folder, **PLAIN, topk=[1], valid_metric="MRR@1")
-    _, codes = run_in_copies("SimDiffRec", given, folder, size=3)
+    given = settings("SimDiffRec", folder, **PLAIN, topk=[1], valid_metric="MRR@1")
+    _, codes = run_in_copies("SimDiffRec", given, size=3)
     assert codes == [2, 2, 2]
-    assert "valid part has too few users for 3 processes" in Path(folder, "UsageError-0.txt").read_text()
+    assert "valid part has too few users for 3 processes" in Path("UsageError-0.txt").read_text()
 
 
 def test_torchrun_prints_one_table(folder):
-    words = [f"--{key}={value}" for key, value in settings(folder, **PLAIN, epochs=1).items()]
+    words = [f"--{key}={value}" for key, value in settings("SimDiffRec", folder, **PLAIN, epochs=1).items()]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
          str(ROOT / "run_recbole_diffusion.py"), "--model=SimDiffRec", "--dataset=cycle", *words],
@@ -151,13 +162,13 @@ def test_torchrun_prints_one_table(folder):
 
 
 def test_nproc_starts_processes(folder):
-    result = run("SimDiffRec", "cycle", config_dict=settings(folder, **PLAIN, epochs=1, nproc=2, worker=1, result_file="r.json"))
+    result = run("SimDiffRec", "cycle", config_dict=settings("SimDiffRec", folder, **PLAIN, epochs=1, nproc=2, worker=1, result_file="r.json"))
     assert result["settings"]["world_size"] == 2 and json.loads(Path("r.json").read_text()) == result
 
 
 def test_wrong_settings_are_refused_before_anything_starts(folder):
     with pytest.raises(UsageError, match="tau must lie in"):
-        run("SimDiffRec", "cycle", config_dict=settings(folder, tau=0, nproc=2))
+        run("SimDiffRec", "cycle", config_dict=settings("SimDiffRec", folder, tau=0, nproc=2))
 
 
 @pytest.mark.parametrize(
@@ -244,22 +255,22 @@ def test_all_processes_get_the_error_of_the_first():
 
 
 def test_half_precision_trains_where_a_process_begins_without_rows(folder):
-    given = settings(folder, **{**PLAIN, "train_batch_size": 1}, epochs=1, enable_amp=True, amp_type="fp16")
-    assert run_in_copies("SimDiffRec", given, folder)[1] == [0, 0]
+    given = settings("SimDiffRec", folder, **{**PLAIN, "train_batch_size": 1}, epochs=1, enable_amp=True, amp_type="fp16")
+    assert run_in_copies("SimDiffRec", given)[1] == [0, 0]
 
 
 def test_models_that_normalise_over_batches_are_refused(folder, monkeypatch):
-    config = DiffusionConfig("DIN", "cycle", config_dict=settings(folder, train_neg_sample_args=None, allow_unknown_keys=True))
+    config = DiffusionConfig("DIN", "cycle", config_dict={**SETTINGS, "data_path": folder, "embedding_size": 8, "train_neg_sample_args": None})
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     with pytest.raises(UsageError, match="DIN normalises over batches, of which processes see parts"):
         build_model(config, build_loaders(config, create_dataset(config))[0])
 
 
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder):
-    words = [f"--{key}={value}" for key, value in settings(folder, **{**PLAIN, "epochs": 100_000}).items()]
+    words = [f"--{key}={value}" for key, value in settings("SimDiffRec", folder, **{**PLAIN, "epochs": 100_000}).items()]
     command = [sys.executable, ROOT / "run_recbole_diffusion.py", "--model=SimDiffRec", "--dataset=cycle", "--nproc=2", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as run:
-        while not list(Path(folder).glob("saved/*-last.pth")):
+        while not list(Path().glob("saved/*-last.pth")):
             assert run.poll() is None
             time.sleep(0.1)
         os.killpg(run.pid, signal.SIGINT)
@@ -285,4 +296,4 @@ def test_other_commands_do_not_run_under_torchrun(monkeypatch, capsys):
 
 def test_several_machines_need_an_address(folder):
     with pytest.raises(UsageError, match="several machines need --ip and --port"):
-        run("SimDiffRec", "cycle", config_dict=settings(folder, nproc=1, world_size=2))
+        run("SimDiffRec", "cycle", config_dict=settings("SimDiffRec", folder, nproc=1, world_size=2))

@@ -5,51 +5,45 @@ import os
 import random
 import resource
 import signal
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from models import CONTRACTS, training_settings
 
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.cli import main
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.settings import registry
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import FREE_SETTINGS
-from recbole_diffusion.testing import cycle_sequences, write_features, write_sequences
+from recbole_diffusion.testing import cycle_sequences, write_sequences
 from recbole_diffusion.training import checkpoint, trainer
 from recbole_diffusion.training.collector import OneTargetCollector
 from recbole_diffusion.training.networks import build_model
 
-SHARED = {"hidden_size": 8, "inner_size": 16, "epochs": 4, "MAX_ITEM_LIST_LENGTH": 10, "topk": [1, 5], "use_gpu": False}
-SHARED.update(valid_metric="MRR@5", show_progress=False, train_batch_size=16)
-NEGATIVES = {"distribution": "uniform", "sample_num": 1}
-CHAIN = {"n_blocks": 1, "diffusion_steps": 4, "sampling_steps": 4, "train_batch_size": 64}
-SHORT = {"epochs": 2, "train_batch_size": 128}
-MODELS = {
-    "SimDiffRec": {"k_noise": 3, "k_sample": 2, "noise_refresh": 5, "lr_decay_step": 2},
-    "DiffuRec": {**CHAIN, "eval_step": 2, "lr_decay_step": 3},
-    "DiffuRecSys": {**CHAIN, "eval_step": 1},
-    "DiffSBR": {**SHORT, "diffusion_steps": 8, "corruption_steps": 8, "allow_unknown_keys": True},
-    "SASRec": {**SHORT, "loss_type": "BPR", "train_neg_sample_args": NEGATIVES},
-    "GRU4Rec": {**SHORT, "embedding_size": 8, "allow_unknown_keys": True, "trim_padding": True},
-}
+RESUMED = [*CONTRACTS, "SASRec", "GRU4Rec"]
+NEGATIVES = {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
+MORE = {"SASRec": NEGATIVES}
 fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
-    write_features(folder, width=SHARED["hidden_size"])
-    return folder
+def folder(trained_data):
+    return trained_data("SimDiffRec")
 
 
 def settings(folder, model="SimDiffRec", **more):
-    return {**SHARED, **MODELS[model], "data_path": folder, "checkpoint_dir": f"{folder}/saved", **more}
+    """Those of the undisturbed training, whose files are elsewhere."""
+    return training_settings(model, folder, **{**MORE.get(model, {}), "checkpoint_dir": "saved", **more})
+
+
+@pytest.fixture
+def expected(trained):
+    """What an undisturbed training of SimDiffRec gives."""
+    return trained("SimDiffRec")
 
 
 def test_the_generator_of_the_own_gpu_is_saved_and_restored(monkeypatch):
@@ -68,7 +62,7 @@ def test_the_generator_of_the_own_gpu_is_saved_and_restored(monkeypatch):
 def test_another_kind_of_device_is_named_at_a_resumption(folder, caplog):
     first = run("SimDiffRec", "cycle", config_dict=settings(folder, epochs=1))
     assert "another kind of device" not in caplog.text
-    (last,) = Path(folder, "saved").glob("*-last.pth")
+    (last,) = Path("saved").glob("*-last.pth")
     state = checkpoint.load_checkpoint(last)
     state["training"]["random"][0]["cuda"] = torch.zeros(1)
     torch.save(state, last)
@@ -144,8 +138,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_known_moment(folder, moment):
-    expected = train("SimDiffRec", settings(folder, checkpoint_dir=f"{folder}/undisturbed"))
+def test_killed_at_a_known_moment(folder, expected, moment):
 
     def killed():
         die_in(*MOMENTS[moment])
@@ -153,38 +146,36 @@ def test_killed_at_a_known_moment(folder, moment):
 
     assert kill_in_a_copy(killed) == -signal.SIGKILL
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)
-    assert not list(Path(folder, "saved").glob("*.tmp"))
+    assert not list(Path("saved").glob("*.tmp"))
 
 
-def test_diffsbr_is_resumed_with_its_modality(folder):
-    config = DiffusionConfig("DiffSBR", "cycle", config_dict=settings(folder, "DiffSBR"))
+def test_diffsbr_is_resumed_with_its_modality(trained_data):
+    config = DiffusionConfig("DiffSBR", "cycle", config_dict=settings(trained_data("DiffSBR"), "DiffSBR"))
     assert build_model(config, build_loaders(config, create_dataset(config))[0]).fusion == "contrast"
 
 
-def killed_at_random(folder, model, moments, seed):
+def killed_at_random(trained, folder, model, moments, seed):
     """Kill a run at random moments, each time from the start, and compare what resuming makes of it."""
-    begin = time.time()
-    expected = train(model, settings(folder, model, checkpoint_dir=f"{folder}/undisturbed"))
-    seconds, chance = time.time() - begin, random.Random(seed)
+    expected = trained(model, **MORE.get(model, {}))
+    seconds, chance = sum(expected["seconds"].values()), random.Random(seed)
     for number in range(moments):
-        given = settings(folder, model, checkpoint_dir=f"{folder}/saved{number}")
+        given = settings(folder, model, checkpoint_dir=f"saved{number}")
         kill_in_a_copy(lambda: train(model, given), after=chance.uniform(0, seconds))
         assert_same_run(train(model, {**given, "resume": True}), expected)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_killed_at_a_random_moment(folder, model):
-    killed_at_random(folder, model, moments=3 if model in registry.MODELS else 1, seed=1)
+@pytest.mark.parametrize("model", RESUMED)
+def test_killed_at_a_random_moment(trained, trained_data, model):
+    killed_at_random(trained, trained_data(model), model, moments=3 if model in CONTRACTS else 1, seed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_killed_at_twenty_random_moments(folder, model):
-    killed_at_random(folder, model, moments=20, seed=2)
+@pytest.mark.parametrize("model", RESUMED)
+def test_killed_at_twenty_random_moments(trained, trained_data, model):
+    killed_at_random(trained, trained_data(model), model, moments=20, seed=2)
 
 
-def test_killed_again_and_again(folder):
-    expected = train("SimDiffRec", settings(folder, checkpoint_dir=f"{folder}/undisturbed"))
+def test_killed_again_and_again(folder, expected):
     for _ in range(2):
 
         def killed():
@@ -195,8 +186,7 @@ def test_killed_again_and_again(folder):
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)
 
 
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(folder, capfd):
-    expected = train("SimDiffRec", settings(folder, checkpoint_dir=f"{folder}/undisturbed"))
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(folder, expected, capfd):
     words = ["--model=SimDiffRec", "--dataset=cycle", *(f"--{k}={v}" for k, v in settings(folder).items())]
 
     def on_a_full_disk():
@@ -215,12 +205,11 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(folder, capfd):
     assert kill_in_a_copy(on_a_full_disk) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and "cannot be written" in error
-    assert not list(Path(folder, "saved").glob("*.tmp"))
+    assert not list(Path("saved").glob("*.tmp"))
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)
 
 
-def test_more_epochs_go_on_with_a_finished_run(folder):
-    expected = train("SimDiffRec", settings(folder, checkpoint_dir=f"{folder}/undisturbed"))
+def test_more_epochs_go_on_with_a_finished_run(folder, expected):
     train("SimDiffRec", settings(folder, epochs=2))
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)
     assert_same_run(train("SimDiffRec", settings(folder, resume=True)), expected)  # nothing is left to train
@@ -308,28 +297,34 @@ def test_what_cannot_be_resumed_is_refused_in_one_line(folder, capsys, damage, e
     assert error.count("\n") == 1 and expected in error, error
 
 
-def test_other_interactions_are_refused(folder):
-    given = settings(folder, epochs=1)
+@pytest.fixture
+def own_folder(tmp_path):
+    """Data that a test may change."""
+    return CONTRACTS["SimDiffRec"].write_data(tmp_path)
+
+
+def test_other_interactions_are_refused(own_folder):
+    given = settings(own_folder, epochs=1)
     train("SimDiffRec", given)
-    write_sequences(cycle_sequences(seed=1), folder, "cycle")
+    write_sequences(cycle_sequences(seed=1), own_folder, "cycle")
     with pytest.raises(UsageError, match="on other (items|interactions) than dataset 'cycle'"):
         train("SimDiffRec", {**given, "resume": True, "epochs": 2})
 
 
-def test_other_validation_interactions_are_refused(folder):
-    given = settings(folder, epochs=1)
+def test_other_validation_interactions_are_refused(own_folder):
+    given = settings(own_folder, epochs=1)
     train("SimDiffRec", given)
     sequences = cycle_sequences()
     sequences[-1][-2:] = reversed(sequences[-1][-2:])  # the two targets of one user
-    write_sequences(sequences, folder, "cycle")
+    write_sequences(sequences, own_folder, "cycle")
     with pytest.raises(UsageError, match="on other interactions than dataset 'cycle'"):
         train("SimDiffRec", {**given, "resume": True, "epochs": 2})
 
 
-def test_another_number_of_users_is_refused_by_models_with_user_vectors(folder):
-    given = {**settings(folder, "SASRec", epochs=1), "allow_unknown_keys": True, "embedding_size": 8}
+def test_another_number_of_users_is_refused_by_models_with_user_vectors(own_folder):
+    given = settings(own_folder, "FPMC", epochs=1)
     train("FPMC", given)
-    write_sequences([*cycle_sequences(), [1, 2, 3, 4, 5]], folder, "cycle")
+    write_sequences([*cycle_sequences(), [1, 2, 3, 4, 5]], own_folder, "cycle")
     with pytest.raises(UsageError, match="cannot be resumed with these data and settings: size mismatch for"):
         train("FPMC", {**given, "resume": True, "epochs": 2})
 
