@@ -25,6 +25,7 @@ SUPPORTED = {  # the same as in setup.py
     "pandas": ((">=", "1.5"), ("<", "3")),
     "pyyaml": (),
     "tqdm": (),
+    "jinja2": ((">=", "3"),),
 }
 PINNED = {"colorlog": "colorlog==4.7.2", "colorama": "colorama==0.4.4"}  # by RecBole
 REASONS = {"pandas": "RecBole silently leaves missing values in place under pandas 3"}

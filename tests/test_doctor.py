@@ -17,7 +17,7 @@ from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 GOOD = {name: "1.0" for name in (*doctor.SUPPORTED, *doctor.NEEDED_BY_RECBOLE)}
 GOOD.update({name: None for name in doctor.OPTIONAL})
-GOOD.update(recbole="1.2.1", torch="2.5.1+cpu", numpy="1.26.4", pandas="2.3.3", setuptools="80.0")
+GOOD.update(recbole="1.2.1", torch="2.5.1+cpu", numpy="1.26.4", pandas="2.3.3", setuptools="80.0", jinja2="3.1")
 
 
 def test_versions_that_fit():
