@@ -1,5 +1,7 @@
 """<name>.yaml in the folder of the data: read by every command, below what the user names, and checked like it."""
 
+from pathlib import Path
+
 import pytest
 from session_files import TRAIN, write_split
 
@@ -70,6 +72,9 @@ def test_every_command_reads_them(beside, tmp_path, capsys):
     data = f"--data_path={beside()}"
     assert main(["run", "--model=SASRec", "--dataset=shop", data, *WORDS]) == 0
     assert main(["compare", "--models=SKNN", "--datasets=shop", "--seeds=1", f"--out={tmp_path / 'out'}", data, *WORDS]) == 0
+    Path("space.yaml").write_text("learning_rate: [0.001, 0.01]\n")
+    words = ["--model=SASRec", "--dataset=shop", "--trials=1", "--space=space.yaml", f"--out={tmp_path / 'tune'}"]
+    assert main(["tune", *words, data, *WORDS]) == 0
     assert main(["check-data", "shop", data]) == 0
     out = capsys.readouterr().out
     assert "train: 6 examples" in out and "shop: ok" in out
