@@ -96,6 +96,12 @@ def test_rows_of_a_preset_fit_their_models(name):
         assert set(row.per_dataset) <= set(preset.datasets)
 
 
+def used(given, *keys):
+    """Settings of a run of SimDiffRec on beauty, those of its preset included."""
+    config = DiffusionConfig("SimDiffRec", "beauty", config_dict=given)
+    return tuple(config[key] for key in keys)
+
+
 def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, tmp_path):
     data = tmp_path / "data"
     (data / "beauty").mkdir(parents=True)
@@ -103,7 +109,7 @@ def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, t
     words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRec,DreamRec,SimDiffRec", "--seeds=1"]
     assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
     assert [(model, s["train_batch_size"]) for model, _, s in runner.calls if model == "SASRec"] == [("SASRec", 256)]
-    assert [(s["alpha"], s["beta"]) for model, _, s in runner.calls if model == "SimDiffRec"] == [(0.4, 0.4)]
+    assert [used(s, "alpha", "beta") for model, _, s in runner.calls if model == "SimDiffRec"] == [(0.4, 0.4)]
     page = Path("out/beauty.md").read_text(encoding="utf-8")
     assert "| DreamRec (no such model yet) |" in page and "- DreamRec: no such model yet" in page
     assert "| HR@5 ours | HR@5 paper |" in page and "| SASRec | 0.1000 | 0.0303 |" in page
@@ -121,8 +127,9 @@ def test_a_rows_file_adds_settings_to_the_rows_of_a_paper(runner, tmp_path):
     Path("rows.yaml").write_text(rows)
     words = ["--paper=simdiffrec.table2", "--rows=rows.yaml", "--datasets=beauty", "--only=SimDiffRec,Ours", "--seeds=1"]
     assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
-    used = [[s.get(key) for key in ("epochs", "alpha", "beta")] for _, _, s in runner.calls]
-    assert used == [[7, 0.4, 0.2], [None, None, None]]
+    defaults = DiffusionConfig("SimDiffRec", "beauty")
+    found = [used(s, "epochs", "alpha", "beta") for _, _, s in runner.calls]
+    assert found == [(7, 0.4, 0.2), (defaults["epochs"], defaults["alpha"], defaults["beta"])]
     assert "| SimDiffRec | 0.1000 | 0.0572 |" in Path("out/beauty.md").read_text(encoding="utf-8")
     Path("rows.yaml").write_text("SimDiffRec: 3\n")
     with pytest.raises(UsageError, match="row 'SimDiffRec' must be a mapping"):
@@ -210,7 +217,8 @@ def test_ablations_of_diffsbr_are_those_of_its_guide():
     guide = (Path(__file__).parents[2] / "docs" / "diffsbr.md").read_text(encoding="utf-8")
     rows = {**paper.read_preset("diffsbr.figure3").rows, **paper.read_preset("diffsbr.table3").rows}
     for label, content in rows.items():
-        words = [f"{key}: {value}" for key, value in content.items() if key != "model"]
+        words = [f"{key}: {value}" for key, value in content.items() if key not in ("model", "preset")]
+        assert content["preset"] == "paper"
         if label.startswith("w/o"):
             assert f"| {label} | {', '.join(f'`{word}`' for word in words)}" in guide
 
