@@ -1,5 +1,9 @@
+"""What is special about DiffuRec and DiffuRecSys in tests."""
+
 from recbole_diffusion.testing import ModelContract
 
+# Several reverse steps, of which one is the default.
+STEPS = {"sampling_steps": 4, "stopping_step": 10}
 # Noise that is too weak to change a digit.
 FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "sampling_steps": 1}
 FAINT.update(lambda_mean=1.0, lambda_std=0.0, initializer_range=0.02)
@@ -7,7 +11,7 @@ FAINT.update(lambda_mean=1.0, lambda_std=0.0, initializer_range=0.02)
 
 class DiffuRec(ModelContract):
     model = "DiffuRec"
-    settings = {"stopping_step": 10}
+    settings = STEPS
     learning_settings = {"epochs": 12, "learning_rate": 0.01}
     settings_with_state = {"eval_step": 2, "epochs": 4, "lr_decay_step": 3}
     settings_without_chance = FAINT
@@ -15,7 +19,7 @@ class DiffuRec(ModelContract):
 
 class DiffuRecSys(ModelContract):
     model = "DiffuRecSys"
-    settings = {"stopping_step": 10}
+    settings = STEPS
     learning_settings = {"epochs": 12, "learning_rate": 0.01}
     settings_without_chance = {**FAINT, "offset_noise": "none"}
     switch_needs = {"key_softmax": {"cross_attention": "linear"}}

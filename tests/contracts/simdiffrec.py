@@ -1,3 +1,5 @@
+"""What is special about SimDiffRec in tests."""
+
 from recbole_diffusion.testing import ModelContract
 
 

@@ -34,7 +34,6 @@ def mean_rec(tmp_path_factory):
 
 class TestMeanRec(ModelContract):
     model = "MeanRec"
-    settings = {"hidden_size": 16, "train_view": "prefix"}
 
     def test_its_settings_are_known_and_checked(self, folder):
         assert DiffusionConfig("MeanRec", "cycle", config_dict={"data_path": folder})["decay"] == 0.3
