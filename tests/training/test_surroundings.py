@@ -86,6 +86,7 @@ def shown_in_ascii(monkeypatch, action):
 
 def test_a_letter_that_the_terminal_lacks_ends_neither_the_run_nor_the_log(given, tmp_path, monkeypatch):
     """Through Python, where nobody has made the stream lenient."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's cannot send half a letter to its other processes
     folder = tmp_path / "sav\xe9 \udcff"
     words = {**given, "checkpoint_dir": str(folder), "console": "verbose"}
     shown, _ = shown_in_ascii(monkeypatch, lambda: run("SKNN", "cycle", config_dict=words))
