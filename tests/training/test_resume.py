@@ -249,7 +249,8 @@ def last_file(result):
 def flip_a_byte(path):
     """Of the largest tensor, which PyTorch would read as if nothing had happened."""
     with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        tensors = [info for info in archive.infolist() if "/data/" in info.filename]
+        largest = max(tensors, key=lambda info: info.file_size)
         content = archive.read(largest)
     whole = bytearray(path.read_bytes())
     whole[whole.index(content) + len(content) // 2] ^= 1
@@ -279,7 +280,7 @@ def change_checkpoint(path, change):
         (lambda path: Path(str(path).replace("last", "best")).unlink(), "-best.pth' is gone"),
         (lambda path: Path(str(path).replace("last", "best")).write_bytes(b"x"), "-best.pth' is not a checkpoint"),
         (lambda path: flip_a_byte(path), "it is damaged: a part of it is not what was written"),
-        (lambda path: change_checkpoint(path, lambda s: s.pop("optimizer")), "cannot be resumed with these data and set"),
+        (lambda path: change_checkpoint(path, lambda s: s.pop("optimizer")), "not the state of its training"),
         (lambda path: change_checkpoint(path, lambda s: s["state_dict"].popitem()), "cannot be resumed with these data"),
         (lambda path: change_checkpoint(path, lambda s: s.pop("state_dict")), "it has no 'state_dict'"),
     ],
