@@ -3,7 +3,7 @@
 from recbole_diffusion.testing import ModelContract
 
 # Several reverse steps, of which one is the default.
-STEPS = {"sampling_steps": 4, "stopping_step": 10}
+STEPS = {"sampling_steps": 3, "stopping_step": 10}
 # Noise that is too weak to change a digit.
 FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "sampling_steps": 1}
 FAINT.update(lambda_mean=1.0, lambda_std=0.0, initializer_range=0.02)

@@ -21,6 +21,8 @@ def pytest_runtestloop(session):
     marked = {item.nodeid: item for item in getattr(session, "items", ()) if item.get_closest_marker("fresh_process")}
     if not marked:
         return (yield)
+    import torch._dynamo  # noqa: F401 what a first step of training imports, for seconds
+
     session.config._tmp_path_factory.getbasetemp()  # the same for all copies
     here, there = multiprocessing.Pipe()
     first = os.fork()

@@ -95,35 +95,39 @@ def test_masks_of_dropout_are_drawn_where_they_are_needed(elsewhere):
 
 
 def prepared(model, folder, **more):
-    """Configuration, loaders and a network with the same weights in every call."""
+    """Configuration and loaders."""
     config = make_config(model, folder, seed=1, **ALL[model].small(**{**without_dropout(model), **more}))
-    torch.manual_seed(1)
-    loaders = build_loaders(config, create_dataset(config))
-    return config, loaders, build_model(config, loaders[0])
+    return config, build_loaders(config, create_dataset(config))
 
 
-def one_step(model, folder, use_gpu, switches, amp_type=None):
-    """Losses, gradients and scores of the first batch: two lists and a tensor, on the CPU."""
-    config, (train_data, _, test_data), network = prepared(model, folder, use_gpu=use_gpu, **switches)
-    batch = next(iter(train_data)).to(config["device"])
+def one_step(config, train_data, batch, amp_type=None):
+    """Losses and gradients of a batch, two lists on the CPU, and a network that had the same weights in every call."""
+    network = build_model(config, train_data)
     with torch.autocast(config["device"].type, dtype=amp_type, enabled=amp_type is not None):
         losses = network.calculate_loss(batch)
     losses = losses if isinstance(losses, tuple) else (losses,)
     sum(losses).backward()
+    gradients = [p.grad.cpu() for p in network.parameters() if p.grad is not None]
+    return [loss.detach().cpu() for loss in losses], gradients, network
+
+
+def steps(model, folder, use_gpu, switches):
+    """A step in full and one in half precision: (losses, gradients, scores) and (losses, gradients)."""
+    config, (train_data, _, test_data) = prepared(model, folder, use_gpu=use_gpu, **switches)
+    torch.manual_seed(1)
+    batch = next(iter(train_data)).to(config["device"])
+    losses, gradients, network = one_step(config, train_data, batch)
     with torch.no_grad():
         scores = network.eval().full_sort_predict(next(iter(test_data))[0].to(config["device"]))
     assert {p.device for p in network.parameters()} == {scores.device} == {config["device"]}
-    gradients = [p.grad.cpu() for p in network.parameters() if p.grad is not None]
-    return [loss.detach().cpu() for loss in losses], gradients, scores.cpu()
+    return (losses, gradients, scores.cpu()), one_step(config, train_data, batch, torch.float16)[:2]
 
 
 @pytest.mark.parametrize("model, switches", STEPS)
 def test_a_step_elsewhere_equals_one_on_the_cpu_and_half_precision_is_near(trained_data, elsewhere, model, switches):
-    folder = trained_data(model)
-    there, here = (one_step(model, folder, use_gpu, switches) for use_gpu in (True, False))
+    (there, half_there), (here, half_here) = (steps(model, trained_data(model), gpu, switches) for gpu in (True, False))
     torch.testing.assert_close(there, here)
-    for use_gpu in (True, False):
-        losses, gradients, _ = one_step(model, folder, use_gpu, switches, torch.float16)
+    for losses, gradients in (half_there, half_here):
         torch.testing.assert_close(losses, here[0], rtol=0.1, atol=0.01)
         if CONTRACTS[model].trains:
             directions = [torch.cat([part.flatten() for part in parts]) for parts in (gradients, here[1])]
@@ -132,10 +136,10 @@ def test_a_step_elsewhere_equals_one_on_the_cpu_and_half_precision_is_near(train
 
 @pytest.mark.parametrize("model", CONTRACTS)
 def test_a_model_can_move_after_it_has_scored(trained_data, elsewhere, model):
-    _, (_, _, test_data), network = prepared(model, trained_data(model))
-    batch = next(iter(test_data))[0]
+    config, (train_data, _, test_data) = prepared(model, trained_data(model))
+    network, batch = build_model(config, train_data).eval(), next(iter(test_data))[0]
     with torch.no_grad():
-        before = network.eval().full_sort_predict(batch)
+        before = network.full_sort_predict(batch)
         network.to(elsewhere).device = elsewhere
         after = network.full_sort_predict(batch.to(elsewhere)).cpu()
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
