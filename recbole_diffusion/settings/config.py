@@ -15,7 +15,14 @@ from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.files import expand_home, plain
 from recbole_diffusion.settings import checks, registry
 from recbole_diffusion.settings.presets import read_preset
-from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file, settings_beside
+from recbole_diffusion.settings.properties import (
+    YamlLoader,
+    default_data_path,
+    load_yaml,
+    properties_dir,
+    property_file,
+    settings_beside,
+)
 from recbole_diffusion.settings.recbole_keys import HIDDEN_KEYS, HIDDEN_KEYS_OF_MODELS
 from recbole_diffusion.settings.schema import read_schema
 
@@ -112,6 +119,7 @@ class DiffusionConfig(Config):
                 self.internal_config_dict.update(content)
                 self._schema.update(schema)
                 self._required.update(key for key in schema if content[key] is not None)
+        self.internal_config_dict["data_path"] = default_data_path(dataset, self.internal_config_dict["data_path"])
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
         self._take_settings_beside(model, dataset)
