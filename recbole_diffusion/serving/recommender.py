@@ -296,6 +296,13 @@ def _is_listed(value: Any) -> bool:
     return True
 
 
+class _Shortened(reprlib.Repr):
+    """Values of NumPy look like those of Python."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+
+
 def _shown(value: object) -> str:
     """A value of any size and kind as a piece of one line."""
-    return one_line(reprlib.repr(value))
+    return one_line(_Shortened().repr(value))

@@ -35,6 +35,15 @@ NOT_FOR_PLUGIN_MODELS = {
 RECBOLE_PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
 
 
+def without_numpy(value):
+    """The same with Python's numbers, texts and lists for those of NumPy, in which Python programs often hold settings."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {without_numpy(key): without_numpy(inner) for key, inner in value.items()}
+    return [without_numpy(inner) for inner in value] if isinstance(value, list) else value
+
+
 class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
@@ -56,7 +65,7 @@ class DiffusionConfig(Config):
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
         try:
-            super().__init__(model, dataset, config_file_list, copy.deepcopy(dict(config_dict or {})))
+            super().__init__(model, dataset, config_file_list, without_numpy(copy.deepcopy(dict(config_dict or {}))))
             self._require_runnable()
         except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, UsageError):
