@@ -220,9 +220,10 @@ def report(data_path=None):
     findings = [*check_versions(found), *device_findings, *doubts, *check_imports(), *check_folders(data_path)]
     here = data_sets(data_path)
     absent = [name for name in property_names("dataset") if name not in (*here, *PACKAGED, "ml-100k")]
-    packaged = [f"{name} comes with this package" for name in PACKAGED if name not in here]
-    if util.find_spec("recbole") is not None and "ml-100k" not in here:
-        packaged.append("ml-100k comes with RecBole")
+    packaged = {name: "this package" for name in PACKAGED}
+    if util.find_spec("recbole") is not None:
+        packaged = {"ml-100k": "RecBole", **packaged}
+    packaged = [f"{name} comes with {source}" for name, source in packaged.items() if name not in here]
     lines = [
         f"recbole_diffusion {__version__}, Python {platform.python_version()}, {platform.platform()}",
         ", ".join(f"{name} {found[name]}" for name in (*SUPPORTED, *NEEDED_BY_RECBOLE) if found[name]),
