@@ -2,8 +2,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# properties/ stands at the top of the checkout and travels in wheels as recbole_diffusion/properties.
-PROPERTIES = ["", ".model", ".dataset", ".preset", ".hyper", ".paper"]
+# properties/ and dataset/toy stand at the top of the checkout and travel in wheels within recbole_diffusion/.
+PROPERTIES = [f"properties{name}" for name in ("", ".model", ".dataset", ".preset", ".hyper", ".paper")]
+BROUGHT = {f"recbole_diffusion.{name}": name.replace(".", "/") for name in (*PROPERTIES, "dataset.toy")}
 
 setup(
     name="recbole-diffusion",
@@ -11,16 +12,32 @@ setup(
     description="Diffusion models for sequential and session-based recommendation, as a RecBole plugin",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The recbole_diffusion developers",
     license="MIT",
+    keywords="recommender-systems sequential-recommendation session-based-recommendation diffusion-models recbole pytorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    project_urls={"RecBole": "https://github.com/RUCAIBox/RecBole"},
     python_requires=">=3.9",
-    packages=find_packages(include=["recbole_diffusion", "recbole_diffusion.*"])
-    + [f"recbole_diffusion.properties{name}" for name in PROPERTIES],
-    package_dir={
-        f"recbole_diffusion.properties{name}": "properties" + name.replace(".", "/") for name in PROPERTIES
-    },
+    packages=[*find_packages(include=["recbole_diffusion", "recbole_diffusion.*"]), *BROUGHT],
+    package_dir=BROUGHT,
     package_data={
-        **{f"recbole_diffusion.properties{name}": ["*.yaml"] for name in PROPERTIES},
+        "recbole_diffusion": ["py.typed"],
         "recbole_diffusion.reports": ["templates/*.html"],
+        **{package: ["*.inter", "*.item"] if "toy" in package else ["*.yaml"] for package in BROUGHT},
     },
     install_requires=[
         "recbole==1.2.1",
@@ -37,6 +54,8 @@ setup(
         "viz": ["matplotlib>=3.7"],  # scikit-learn, for t-SNE, comes with RecBole
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "parquet": ["pyarrow"],
+        "dev": ["ruff", "mypy", "types-PyYAML"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
             "pytest",
             "pytest-xdist",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from recbole_diffusion import __version__, threads
 from recbole_diffusion.errors import one_line
-from recbole_diffusion.settings.properties import data_sets, load_yaml, properties_dir, property_names
+from recbole_diffusion.settings.properties import PACKAGED, data_sets, load_yaml, properties_dir, property_names
 from recbole_diffusion.versions import below, fits, from_, readable, release
 
 SUPPORTED = {  # the same as in setup.py
@@ -198,7 +198,7 @@ def check_folders(data_path):
         yield Finding(f"nothing can be written in {os.getcwd()}, where log/ and saved/ go", "start in another folder")
     if not Path(data_path).is_dir():
         yield Finding(
-            f"there is no folder '{os.path.abspath(data_path)}' for data sets (ml-100k needs none)",
+            f"there is no folder '{os.path.abspath(data_path)}' for data sets (ml-100k and toy need none)",
             "start where it lies, or set --data_path",
             serious=False,
         )
@@ -219,8 +219,11 @@ def report(data_path=None):
     doubts = [Finding(what, repair, serious=False) for what, repair in threads.doubts()]
     findings = [*check_versions(found), *device_findings, *doubts, *check_imports(), *check_folders(data_path)]
     here = data_sets(data_path)
-    absent = [name for name in property_names("dataset") if name not in (*here, "ml-100k")]
-    packaged = util.find_spec("recbole") is not None and "ml-100k" not in here
+    absent = [name for name in property_names("dataset") if name not in (*here, *PACKAGED, "ml-100k")]
+    packaged = {name: "this package" for name in PACKAGED}
+    if util.find_spec("recbole") is not None:
+        packaged = {"ml-100k": "RecBole", **packaged}
+    packaged = [f"{name} comes with {source}" for name, source in packaged.items() if name not in here]
     lines = [
         f"recbole_diffusion {__version__}, Python {platform.python_version()}, {platform.platform()}",
         ", ".join(f"{name} {found[name]}" for name in (*SUPPORTED, *NEEDED_BY_RECBOLE) if found[name]),
@@ -229,7 +232,7 @@ def report(data_path=None):
         *threads.examine(),
         f"properties: {properties_dir()}",
         f"data sets are looked for in {os.path.abspath(data_path)} (--data_path changes it)",
-        f"data sets there: {', '.join(here) or 'none'}{'; ml-100k comes with RecBole' * packaged}",
+        f"data sets there: {', '.join(here) or 'none'}{''.join(f'; {one}' for one in packaged)}",
         f"known and not there: {', '.join(absent) or 'none'}{' (recbole-diffusion prepare NAME)' if absent else ''}",
         "",
     ]

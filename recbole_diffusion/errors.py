@@ -4,14 +4,17 @@ Every message is one line that names the offending thing and says what to do abo
 The command line prints it on standard error and exits with code 2.
 """
 
+from __future__ import annotations
+
 import difflib
+from collections.abc import Iterable
 
 
 class UsageError(ValueError):
     """Wrong input by the user: a name, a setting, a file. Never a bug of the package."""
 
 
-def did_you_mean(name, known):
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return ``", did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when nothing is near.
 
     Args:
@@ -23,7 +26,7 @@ def did_you_mean(name, known):
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
-def one_line(error, limit=None):
+def one_line(error: object, limit: int | None = None) -> str:
     """What an exception says, as one line.
 
     Args:

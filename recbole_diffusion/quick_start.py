@@ -1,10 +1,15 @@
 """Train and evaluate in one call, and load what was saved."""
 
+from __future__ import annotations
+
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,9 +31,21 @@ from recbole_diffusion.training.result import RunResult
 from recbole_diffusion.training.surroundings import left_as_found
 from recbole_diffusion.training.trainer import trainer_class
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from recbole_diffusion.data.cache import DataCache
+
 
 @left_as_found()
-def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, data_cache=None):
+def run(
+    model: str | None = None,
+    dataset: str | DataFrame | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    data_cache: DataCache | None = None,
+) -> RunResult:
     """Train a model, pick the best epoch on the validation part and test it.
 
     Args:
@@ -104,7 +121,14 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
 
 
 @left_as_found()
-def validate(model=None, dataset=None, config_file_list=None, config_dict=None, data_cache=None, callback=None):
+def validate(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    data_cache: DataCache | None = None,
+    callback: Callable[[int, float], object] | None = None,
+) -> dict[str, Any]:
     """Train a model and look at the validation part only; the test part is never ranked.
 
     Args:
@@ -136,7 +160,13 @@ def validate(model=None, dataset=None, config_file_list=None, config_dict=None, 
     }
 
 
-def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
+def set_up(
+    model: str | None,
+    dataset: str | None,
+    config_file_list: list[str] | None,
+    config_dict: dict[str, Any] | None,
+    data_cache: DataCache | None = None,
+) -> tuple[DiffusionConfig, Any, list[Any], dict[str, int]]:
     """Everything that stands before the first training step.
 
     Returns:
@@ -161,7 +191,7 @@ def set_up(model, dataset, config_file_list, config_dict, data_cache=None):
     return config, trainer_class(config)(config, network), loaders, counts
 
 
-def introduce(config, counts, loaders, network):
+def introduce(config: DiffusionConfig, counts: dict[str, int], loaders: list[Any], network: torch.nn.Module) -> None:
     """What is trained on what and where, a line each."""
     parts = zip(loaders, ("to train", "to validate", "to test"))
     of_parts = ", ".join(f"{len(loader._dataset):,} {what}" for loader, what in parts if loader)
@@ -175,13 +205,15 @@ def introduce(config, counts, loaders, network):
         say("log", log_file())
 
 
-def prepare_data(config):
+def prepare_data(config: DiffusionConfig) -> tuple[Any, dict[str, int], list[Any]]:
     """The data set, its counts before it is split, and its parts. Raises UsageError."""
     data = create_dataset(config)
     return data, data_counts(data), data.build()
 
 
-def fit(trainer, loaders, saved, callback=None):
+def fit(
+    trainer: Any, loaders: list[Any], saved: bool, callback: Callable[[int, float], object] | None = None
+) -> tuple[float, dict[str, float] | None]:
     """RecBole's ``fit``; Ctrl-C says how to go on."""
     with saying_how_to_go_on(trainer):
         show = shows_bars(trainer.config)
@@ -189,7 +221,7 @@ def fit(trainer, loaders, saved, callback=None):
 
 
 @contextmanager
-def saying_how_to_go_on(trainer):
+def saying_how_to_go_on(trainer: Any) -> Iterator[None]:
     """Let a Ctrl-C within the block tell how much is saved and where."""
     try:
         yield
@@ -202,12 +234,16 @@ def saying_how_to_go_on(trainer):
         ) from None
 
 
-def objective_function(config_dict=None, config_file_list=None, saved=True):
+def objective_function(
+    config_dict: dict[str, Any] | None = None, config_file_list: list[str] | None = None, saved: bool = True
+) -> RunResult:
     """What ``recbole.trainer.HyperTuning`` calls for one trial; returns its keys and all others of :func:`run`."""
     return run(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
 
 
-def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
+def load_data_and_model(
+    model_file: str | PathLike[str], data_path: str | None = None, trust_checkpoint: bool = False
+) -> tuple[DiffusionConfig, torch.nn.Module, Any, Any, Any, Any]:
     """Load a checkpoint with its data, on this machine's device.
 
     Args:

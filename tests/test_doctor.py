@@ -108,7 +108,7 @@ def test_a_good_installation_is_0_and_names_the_data_sets(fits, tmp_path, capsys
     (tmp_path / "data" / "other" / "wrong.inter").touch()
     assert main(["doctor", f"--data_path={tmp_path}/data"]) == 0
     output = capsys.readouterr().out
-    assert f"looked for in {tmp_path}/data" in output and "data sets there: mine, parts; ml-100k comes" in output
+    assert f"looked for in {tmp_path}/data" in output and "data sets there: mine, parts; ml-100k comes" in output and "; toy comes with this" in output
     assert "not there: beauty" in output and "device: cpu, 2 threads" in output and output.endswith("no problems\n")
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -114,27 +113,57 @@ def test_properties_are_found_in_a_checkout():
     assert properties_dir() == ROOT / "properties"
 
 
-def test_properties_travel_in_a_wheel(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)],
-        check=True,
-    )
-    wheel = next(tmp_path.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        archive.extractall(tmp_path / "site")
-    assert "recbole_diffusion/properties/model/SimDiffRec.yaml" in names
-    assert "recbole_diffusion/properties/paper/simdiffrec.table2.yaml" in names
-    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
-    code = "from recbole_diffusion.settings.properties import properties_dir; print(properties_dir())\n"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with this package from a wheel, without its requirements."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "-q"]
+    words = ["--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    subprocess.run([*pip, "wheel", *words], check=True)
+    wheel = next(folder.glob("*.whl"))
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
+
+
+@pytest.mark.xdist_group("wheel")  # pip builds in the checkout
+def test_what_travels_in_a_wheel(installed):
+    names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
+    package = "recbole_diffusion"
+    assert {f"{package}/properties/model/SimDiffRec.yaml", f"{package}/py.typed"} <= names
+    assert f"{package}/properties/paper/simdiffrec.table2.yaml" in names
+    assert {name for name in names if "/dataset/" in name and name.startswith(package) and "toy" in name} == {
+        f"{package}/dataset/toy/toy.inter", f"{package}/dataset/toy/toy.item", f"{package}/properties/dataset/toy.yaml",
+        f"{package}/properties/dataset/toys.yaml",
+    }  # fmt: skip
+    assert not any(name.startswith(("tests/", "benchmarks/")) or name.endswith("make_toy.py") for name in names)
+    metadata = (next(installed.glob("*.dist-info")) / "METADATA").read_text()
+    assert "Typing :: Typed" in metadata and "Author: " in metadata and "Keywords: " in metadata
+
+
+@pytest.mark.xdist_group("wheel")
+def test_an_installed_package_finds_properties_and_toy_data(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    code = "from recbole_diffusion.settings.properties import *; print(properties_dir(), default_data_path('toy'))\n"
     code += "from recbole_diffusion.reports.html import template; print(template().filename)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    installed = tmp_path / "site" / "recbole_diffusion"
-    templates = installed / "reports" / "templates"
-    assert found.stdout.splitlines() == [str(installed / "properties"), str(templates / "report.html")]
+    words = dict(cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code], check=True, **words)
+    package = installed / "recbole_diffusion"
+    places = ("properties", "dataset", "reports/templates/report.html")
+    assert found.stdout.split() == [str(package / place) for place in places]
+    checked = subprocess.run([sys.executable, "-m", "recbole_diffusion.cli", "check-data", "toy"], **words)
+    assert checked.returncode == 0 and str(package / "dataset" / "toy" / "toy.inter") in checked.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_toy_data_train_anywhere_and_give_way_to_a_folder(tmp_path, monkeypatch):
+    from recbole_diffusion.settings.config import DiffusionConfig
+
+    monkeypatch.chdir(tmp_path)
+    assert DiffusionConfig("SASRec", "toy")["data_path"] == str(ROOT / "dataset" / "toy")
+    said = DiffusionConfig("SASRec", "toy", config_dict={"data_path": "elsewhere"})
+    assert said["data_path"] == os.path.join("elsewhere", "toy")
+    (tmp_path / "dataset" / "toy").mkdir(parents=True)
+    assert DiffusionConfig("SASRec", "toy")["data_path"] == os.path.join("dataset/", "toy")
 
 
 def test_import_is_light():

@@ -1,5 +1,6 @@
 """The forward process: a vector is mixed with noise, more of it at every time step 0..T-1."""
 
+import torch
 from torch import nn
 
 
@@ -10,13 +11,16 @@ class ForwardProcess(nn.Module):
         signal, noise (torch.Tensor): [T] the two factors of every time step.
     """
 
-    def __init__(self, signal, noise):
+    signal: torch.Tensor
+    noise: torch.Tensor
+
+    def __init__(self, signal: torch.Tensor, noise: torch.Tensor) -> None:
         super().__init__()
         self.steps = len(signal)
         self.register_buffer("signal", signal.float(), persistent=False)
         self.register_buffer("noise", noise.float(), persistent=False)
 
-    def add_noise(self, clean, noise, t):
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t.
 
         Args:

@@ -4,6 +4,9 @@ Time steps are t = 0..T-1 and ``alpha_bar[-1]`` is 1, as in DDPM (Ho et al. 2020
 call predicts the clean vector x_0.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +22,7 @@ class GaussianProcess(ForwardProcess):
         betas (torch.Tensor): [T] float64 variances, see :mod:`recbole_diffusion.diffusion.schedules`.
     """
 
-    def __init__(self, betas):
+    def __init__(self, betas: torch.Tensor) -> None:
         alpha_bar = alpha_bars(betas)
         super().__init__(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
@@ -35,12 +38,17 @@ class ReverseChain:
         clean, state, noise (list[float]): the three weights of each step.
     """
 
-    timesteps: list
-    clean: list
-    state: list
-    noise: list
+    timesteps: list[int]
+    clean: list[float]
+    state: list[float]
+    noise: list[float]
 
-    def run(self, start, denoise, draw):
+    def run(
+        self,
+        start: torch.Tensor,
+        denoise: Callable[[torch.Tensor, int, int], torch.Tensor],
+        draw: Callable[[int], torch.Tensor],
+    ) -> torch.Tensor:
         """Follow the chain.
 
         Args:
@@ -59,7 +67,7 @@ class ReverseChain:
         return x
 
 
-def kept_timesteps(steps, sampling_steps):
+def kept_timesteps(steps: int, sampling_steps: int) -> list[int]:
     """Evenly spaced time steps, the noisiest first, always ending at 0; all of them when the numbers are equal.
 
     Raises:
@@ -72,7 +80,9 @@ def kept_timesteps(steps, sampling_steps):
     return torch.linspace(0, steps - 1, sampling_steps).round().long().flip(0).tolist()
 
 
-def reverse_chain(betas, sampling_steps, sampler="ddpm", variance="beta", eta=0.0):
+def reverse_chain(
+    betas: torch.Tensor, sampling_steps: int, sampler: str = "ddpm", variance: str = "beta", eta: float = 0.0
+) -> ReverseChain:
     """The chain over some of the time steps, its coefficients computed from the alpha-bars that are kept.
 
     Args:

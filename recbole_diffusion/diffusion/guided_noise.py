@@ -21,7 +21,7 @@ class GuidedNoiseProcess(ForwardProcess):
         ValueError: for an unknown ``param`` or an impossible schedule.
     """
 
-    def __init__(self, steps, beta_start, beta_end, param):
+    def __init__(self, steps: int, beta_start: float, beta_end: float, param: str) -> None:
         alpha_bar = alpha_bars(linear_betas(steps, beta_start, beta_end))
         if param == "vp":
             alpha_bar = zero_terminal_snr(alpha_bar)

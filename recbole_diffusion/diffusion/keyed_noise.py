@@ -4,6 +4,10 @@ The numbers are windows into one long table of normals, the technique of Saliman
 strategies as a scalable alternative to reinforcement learning"), here found by hashing the key.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,7 +15,7 @@ PRIME = 2**31 - 1  # products of two residues fit into 63 bits
 TABLE_SIZE = 2**20
 
 
-def mix(*parts):
+def mix(*parts: torch.Tensor | int) -> torch.Tensor:
     """Hash whole numbers into one.
 
     Args:
@@ -20,7 +24,7 @@ def mix(*parts):
     Returns:
         torch.LongTensor: values in 0..2**31 - 2.
     """
-    state = 0x9E3779B1
+    state: Any = 0x9E3779B1
     for part in parts:
         state = ((state % PRIME) * 48271 + part) % PRIME
         state = ((state ^ (state >> 15)) * 0x2C1B3C6D) % PRIME
@@ -29,7 +33,7 @@ def mix(*parts):
     return state
 
 
-def history_keys(items, position, row, n_rows):
+def history_keys(items: torch.Tensor, position: torch.Tensor, row: torch.Tensor, n_rows: int) -> torch.Tensor:
     """A key for every history, made of its items and their order alone.
 
     Args:
@@ -51,13 +55,15 @@ class KeyedNoise(nn.Module):
         width (int): d, numbers per row.
     """
 
-    def __init__(self, seed, width):
+    table: torch.Tensor
+
+    def __init__(self, seed: int, width: int) -> None:
         super().__init__()
         table = torch.randn(TABLE_SIZE, generator=torch.Generator().manual_seed(seed))
         self.width = width
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, *key):
+    def forward(self, *key: torch.Tensor | int) -> torch.Tensor:
         """Noise of some keys, given as parts to hash: integers or tensors that broadcast to [...] -> [..., d]."""
         windows = self.table.as_strided((TABLE_SIZE - self.width, self.width), (1, 1))
         return windows[mix(*key) % len(windows)]

@@ -4,7 +4,10 @@
 t = 0..T-1 as in DDPM (Ho et al. 2020).
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -12,7 +15,7 @@ REFERENCE_STEPS = 1000  # for which the ends of DDPM's linear schedule were chos
 LARGEST_BETA = 0.999  # Nichol and Dhariwal 2021: the last one would be 1
 
 
-def linear_betas(steps, start=1e-4, end=0.02):
+def linear_betas(steps: int, start: float = 1e-4, end: float = 0.02) -> torch.Tensor:
     """Linear schedule of DDPM. Returns [steps] float64.
 
     Raises:
@@ -25,7 +28,7 @@ def linear_betas(steps, start=1e-4, end=0.02):
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
-def named_betas(name, steps, start=1e-4, end=0.02):
+def named_betas(name: str, steps: int, start: float = 1e-4, end: float = 0.02) -> torch.Tensor:
     """A schedule by the name that the papers give it.
 
     Args:
@@ -56,7 +59,7 @@ def named_betas(name, steps, start=1e-4, end=0.02):
     raise ValueError(f"schedule must be linear, trunc_lin, cosine or sqrt, got '{name}'")
 
 
-def betas_of_alpha_bar(steps, alpha_bar):
+def betas_of_alpha_bar(steps: int, alpha_bar: Callable[[float], float]) -> torch.Tensor:
     """Betas whose cumulative product follows a function of time. alpha_bar: maps u in [0, 1] to (0, 1]."""
     if steps < 1:
         raise ValueError(f"a schedule needs at least one step, got {steps}")
@@ -64,12 +67,12 @@ def betas_of_alpha_bar(steps, alpha_bar):
     return torch.tensor([min(1 - ratio, LARGEST_BETA) for ratio in ratios], dtype=torch.float64)
 
 
-def alpha_bars(betas):
+def alpha_bars(betas: torch.Tensor) -> torch.Tensor:
     """Cumulative product of ``1 - betas``: [steps] float64."""
     return torch.cumprod(1 - betas, 0)
 
 
-def zero_terminal_snr(alpha_bar):
+def zero_terminal_snr(alpha_bar: torch.Tensor) -> torch.Tensor:
     """Shift and scale ``sqrt(alpha_bar)`` so that the last step is pure noise and the first one unchanged.
 
     Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed". With one step only there is

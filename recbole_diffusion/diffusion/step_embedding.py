@@ -16,7 +16,7 @@ class StepEmbedding(nn.Module):
         hidden_size (int): width d, even.
     """
 
-    def __init__(self, steps, hidden_size):
+    def __init__(self, steps: int, hidden_size: int) -> None:
         super().__init__()
         frequency = torch.exp(-math.log(10000) * torch.arange(hidden_size // 2) / (hidden_size // 2))
         angle = torch.arange(steps)[:, None] * (TIME_SCALE / steps) * frequency
@@ -25,6 +25,6 @@ class StepEmbedding(nn.Module):
             nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
         )
 
-    def forward(self):
+    def forward(self) -> torch.Tensor:
         """Returns [T, d]."""
         return self.network(self.waves)

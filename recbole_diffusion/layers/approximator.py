@@ -1,21 +1,26 @@
 """The approximator of DiffuRec and DiffuRecSys: a bidirectional pre-norm Transformer on packed tokens."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import nn
 
-from recbole_diffusion.layers.packed import pad_block, unpad_block
+from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpad_block
 from recbole_diffusion.layers.transformer import Dropout, MultiHeadAttention, SelfAttention
 
 
 class CrossAttention(MultiHeadAttention):
     """Queries from the noised target, keys and values from the history (DiffuRecSys Eq. 16)."""
 
-    def __init__(self, n_heads, hidden_size, attn_dropout_prob):
+    def __init__(self, n_heads: int, hidden_size: int, attn_dropout_prob: float) -> None:
         super().__init__(n_heads, hidden_size, attn_dropout_prob)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
 
-    def forward(self, history, guide, layout):
+    def forward(self, history: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """history, guide: [N, views, hidden] -> [N, views, hidden]."""
         return self.mix(torch.cat([self.query(guide), self.key_value(history)], -1), layout, causal=False)
 
@@ -28,21 +33,21 @@ class LinearCrossAttention(nn.Module):
         key_softmax (str): axis of the keys' softmax: ``positions`` of a history, or ``heads`` (released code).
     """
 
-    def __init__(self, n_heads, hidden_size, key_softmax="positions"):
+    def __init__(self, n_heads: int, hidden_size: int, key_softmax: str = "positions") -> None:
         super().__init__()
         self.n_heads, self.key_softmax = n_heads, key_softmax
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
         self.dense = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, history, guide, layout):
+    def forward(self, history: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """history, guide: [N, views, hidden] -> [N, views, hidden]."""
         query = self.query(guide).unflatten(-1, (self.n_heads, -1)).softmax(-1)
         key_value = self.key_value(history).unflatten(-1, (2, self.n_heads, -1))
         mixed = torch.cat([self._attend(query, key_value, block) for block in layout.blocks])
         return self.dense(mixed.flatten(2))
 
-    def _attend(self, query, key_value, block):
+    def _attend(self, query: torch.Tensor, key_value: torch.Tensor, block: Block) -> torch.Tensor:
         """One summary [hidden / heads, hidden / heads] per history and head, read by every query."""
         key, value = pad_block(key_value, block).unbind(3)  # [sequences, width, views, heads, hidden / heads]
         padding = ~block.real[:, :, None, None, None]
@@ -57,8 +62,8 @@ class LinearCrossAttention(nn.Module):
 class FeedForward(nn.Sequential):
     """Position-wise feed-forward layer with the tanh form of GELU, or another activation."""
 
-    def __init__(self, hidden_size, inner_size, dropout, activation):
-        layers = {"gelu": lambda: nn.GELU(approximate="tanh"), "relu": nn.ReLU}
+    def __init__(self, hidden_size: int, inner_size: int, dropout: float, activation: str) -> None:
+        layers: dict[str, Callable[[], nn.Module]] = {"gelu": lambda: nn.GELU(approximate="tanh"), "relu": nn.ReLU}
         super().__init__(
             nn.Linear(hidden_size, inner_size),
             layers[activation](),
@@ -78,7 +83,16 @@ class ApproximatorBlock(nn.Module):
         cross_attention (nn.Module, optional): called with history, guide and layout.
     """
 
-    def __init__(self, n_heads, hidden_size, inner_size, dropout, activation, layer_norm_eps, cross_attention=None):
+    def __init__(
+        self,
+        n_heads: int,
+        hidden_size: int,
+        inner_size: int,
+        dropout: float,
+        activation: str,
+        layer_norm_eps: float,
+        cross_attention: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.cross_attention = cross_attention
         if cross_attention is not None:
@@ -89,24 +103,24 @@ class ApproximatorBlock(nn.Module):
         self.feed_forward = FeedForward(hidden_size, inner_size, dropout, activation)
         self.dropout = Dropout(dropout)
 
-    def forward(self, h, guide, layout):
+    def forward(self, h: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """h, guide: [N, views, hidden] -> [N, views, hidden]."""
         h = self._look_at_guide(h, guide, layout)
         h = h + self.dropout(self.attention(self.attention_norm(h), layout, causal=False))
         return self._feed_forward(h)
 
-    def at_last(self, h, guide, layout):
+    def at_last(self, h: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """The same at the last token of every row: [N, views, hidden] -> [B, views, hidden]."""
         h = self._look_at_guide(h, guide, layout)
         h = h[layout.last] + self.dropout(self.attention.at_last(self.attention_norm(h), layout))
         return self._feed_forward(h)
 
-    def _look_at_guide(self, h, guide, layout):
+    def _look_at_guide(self, h: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         if self.cross_attention is None:
             return h
         return h + self.dropout(self.cross_attention(self.cross_norm(h), guide, layout))
 
-    def _feed_forward(self, h):
+    def _feed_forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.dropout(h + self.dropout(self.feed_forward(self.feed_forward_norm(h))))
 
 
@@ -126,16 +140,16 @@ class Approximator(nn.Module):
 
     def __init__(
         self,
-        n_blocks,
-        n_heads,
-        hidden_size,
-        inner_size,
-        dropout,
-        activation,
-        layer_norm_eps,
-        make_cross_attention=None,
-        chained=True,
-    ):
+        n_blocks: int,
+        n_heads: int,
+        hidden_size: int,
+        inner_size: int,
+        dropout: float,
+        activation: str,
+        layer_norm_eps: float,
+        make_cross_attention: Callable[[], nn.Module] | None = None,
+        chained: bool = True,
+    ) -> None:
         super().__init__()
         sizes = (n_heads, hidden_size, inner_size, dropout, activation, layer_norm_eps)
         self.chained = chained
@@ -145,8 +159,9 @@ class Approximator(nn.Module):
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
-    def forward(self, h, guide, layout):
+    def forward(self, h: torch.Tensor, guide: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """h, guide: [N, views, hidden] -> prediction of x_0 [B, views, hidden]."""
         for block in self.blocks[:-1] if self.chained else ():
             h = block(h, guide, layout)
-        return self.norm(self.dropout(self.blocks[-1].at_last(h, guide, layout)))
+        last = cast(ApproximatorBlock, self.blocks[-1])
+        return self.norm(self.dropout(last.at_last(h, guide, layout)))

@@ -1,12 +1,16 @@
 """Contrastive losses."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 
 
-def info_nce(anchor, candidates, temperature, hidden_pairs=None):
+def info_nce(
+    anchor: torch.Tensor, candidates: torch.Tensor, temperature: float, hidden_pairs: torch.Tensor | None = None
+) -> torch.Tensor:
     """InfoNCE with cosine similarity (SimDiffRec Eq. 17): candidate i is the positive of anchor i.
 
     Args:
@@ -25,7 +29,7 @@ def info_nce(anchor, candidates, temperature, hidden_pairs=None):
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
 
 
-def alignment_loss(ids, looks, temperature, n_rows=0):
+def alignment_loss(ids: torch.Tensor, looks: torch.Tensor, temperature: float, n_rows: int = 0) -> torch.Tensor:
     """Each item's vector finds its own among those of another modality, of all items (DiffSBR section 4.1.3).
 
     Args:

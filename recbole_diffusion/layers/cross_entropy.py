@@ -1,5 +1,9 @@
 """Cross-entropy over a whole catalogue without ever holding the ``[N, V]`` matrix of logits."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 
 from recbole_diffusion.layers.chunks import rows_at_a_time
@@ -7,7 +11,7 @@ from recbole_diffusion.layers.chunks import rows_at_a_time
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, target):
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         n_rows = len(hidden)
         need_hidden, need_weight, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -28,9 +32,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if need_hidden or need_weight:
                 probability.div_(total[:, None] * n_rows)
                 probability.scatter_add_(1, y, probability.new_full(y.shape, -1 / n_rows))
-            if need_hidden:
+            if grad_hidden is not None:
                 grad_hidden[rows] = probability @ weight
-            if need_weight:
+            if grad_weight is not None:
                 grad_weight.addmm_(probability.t(), x)
 
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -38,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (logsumexp - picked).mean(), logsumexp, maximum
 
     @staticmethod
-    def backward(ctx, grad_loss, _grad_logsumexp, _grad_maximum):
+    def backward(ctx: Any, grad_loss: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
             grad_hidden * grad_loss if grad_hidden is not None else None,
@@ -47,7 +51,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def linear_cross_entropy(hidden, weight, target):
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean of ``-log softmax(hidden @ weight.T)[target]``, gradients computed in the same pass.
 
     Memory is ``O(V)`` instead of ``O(N * V)``; the gradient costs no second product for the logits.
@@ -63,11 +69,15 @@ def linear_cross_entropy(hidden, weight, target):
     """
     if not torch.is_grad_enabled():
         weight = weight.detach()  # its gradient is computed in the forward pass and would be thrown away
-    with torch.autocast(weight.device.type, enabled=False):  # probabilities over N * V cells underflow in half precision
+    with torch.autocast(
+        weight.device.type, enabled=False
+    ):  # probabilities over N * V cells underflow in half precision
         return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target)
 
 
-def sampled_softmax(hidden, weight, target, negatives):
+def sampled_softmax(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor
+) -> torch.Tensor:
     """Cross-entropy against negatives shared by all rows (uniformly drawn, so no frequency correction).
 
     A negative that happens to be a row's target is left out of that row's sum.
@@ -87,7 +97,9 @@ def sampled_softmax(hidden, weight, target, negatives):
     return (torch.cat([positive, negative], 1).logsumexp(1) - positive.squeeze(1)).mean()
 
 
-def binary_cross_entropy(hidden, weight, target, negatives):
+def binary_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor
+) -> torch.Tensor:
     """SASRec's loss (SimDiffRec Eq. 3): one negative item per row.
 
     Args:

@@ -1,6 +1,9 @@
 """Item graphs of sessions as sparse matrices, and propagation of embeddings over them."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -11,7 +14,7 @@ from torch import nn
 from recbole_diffusion.layers.transformer import Dropout
 
 
-def session_item_matrix(items, lengths, n_items):
+def session_item_matrix(items: np.ndarray, lengths: np.ndarray, n_items: int) -> scipy.sparse.csr_matrix:
     """How often each session holds each item.
 
     Args:
@@ -26,7 +29,7 @@ def session_item_matrix(items, lengths, n_items):
     return scipy.sparse.csr_matrix((np.ones(len(items), dtype=np.float32), (rows, items)), (len(lengths), n_items))
 
 
-def item_graph(items, lengths, n_items, edges):
+def item_graph(items: np.ndarray, lengths: np.ndarray, n_items: int, edges: str) -> scipy.sparse.csr_matrix:
     """Row-normalised adjacency D^-1 A of the items.
 
     Args:
@@ -61,7 +64,11 @@ class SparseMatrix(nn.Module):
         matrix (scipy.sparse.csr_matrix): [V, V].
     """
 
-    def __init__(self, matrix):
+    starts: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, matrix: scipy.sparse.csr_matrix) -> None:
         super().__init__()
         self.shape = matrix.shape
         # int32, which the library of sparse products takes as it is
@@ -69,7 +76,7 @@ class SparseMatrix(nn.Module):
         self.register_buffer("columns", torch.as_tensor(matrix.indices, dtype=torch.int32), persistent=False)
         self.register_buffer("values", torch.as_tensor(matrix.data), persistent=False)
 
-    def csr(self):
+    def csr(self) -> torch.Tensor:
         """The matrix as a torch tensor, without copying."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -80,12 +87,12 @@ class _SparseProduct(torch.autograd.Function):
     """A @ x with the transposed matrix at hand, which autograd would build anew in every step."""
 
     @staticmethod
-    def forward(ctx, matrix, transposed, x):
+    def forward(ctx: Any, matrix: SparseMatrix, transposed: SparseMatrix, x: torch.Tensor) -> torch.Tensor:
         ctx.transposed = transposed
         return matrix.csr() @ x
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Any) -> tuple[None, None, torch.Tensor]:
         return None, None, ctx.transposed.csr() @ grad.contiguous()
 
 
@@ -96,11 +103,11 @@ class ItemGraph(nn.Module):
         graph (scipy.sparse.csr_matrix): [V, V], see :func:`item_graph`.
     """
 
-    def __init__(self, graph):
+    def __init__(self, graph: scipy.sparse.csr_matrix) -> None:
         super().__init__()
         self.matrix, self.transposed = SparseMatrix(graph), SparseMatrix(graph.T.tocsr())
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [V, d] -> A x, [V, d]; float32, as sparse products exist in full precision only."""
         return _SparseProduct.apply(self.matrix, self.transposed, x)
 
@@ -117,19 +124,19 @@ class GraphPropagation(nn.Module):
         dropout (float): of the input.
     """
 
-    def __init__(self, graph, n_layers, hidden_size, form, dropout):
+    def __init__(self, graph: ItemGraph, n_layers: int, hidden_size: int, form: str, dropout: float) -> None:
         super().__init__()
         self.graph, self.form, self.n_layers = graph, form, n_layers
         self.dropout = Dropout(dropout)
         n_weights = n_layers if form == "mean" else 0
         self.weights = nn.ModuleList(nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(n_weights))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [V, d] -> [V, d]. In full precision: half has no sparse products, and 1e-12, the least length, is 0 in it."""
         with torch.autocast(x.device.type, enabled=False):
             return self._propagate(self.dropout(x.float()))
 
-    def _propagate(self, x):
+    def _propagate(self, x: torch.Tensor) -> torch.Tensor:
         if self.form == "residual":
             for _ in range(self.n_layers):
                 x = x + self.graph(x)

@@ -1,7 +1,12 @@
 """What is computed from weights once and kept until they may have changed."""
 
-from contextlib import contextmanager
+from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from torch import nn
 
 
@@ -12,26 +17,26 @@ class KeepsWhatWeightsGive(nn.Module):
     when weights are loaded, and when the model moves to another device or type.
     """
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.forget()
         self.register_load_state_dict_post_hook(lambda module, _: module.forget())
 
-    def forget(self):
+    def forget(self) -> None:
         """Drop what was computed from the weights."""
         raise NotImplementedError
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> KeepsWhatWeightsGive:
         """Also forgets."""
         self.forget()
         return super().train(mode)
 
-    def _apply(self, function, *arguments):
+    def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], *arguments: Any) -> KeepsWhatWeightsGive:
         self.forget()
         return super()._apply(function, *arguments)
 
     @contextmanager
-    def without_dropout(self):
+    def without_dropout(self) -> Iterator[None]:
         """In evaluation for a moment; forgets nothing."""
         training = self.training
         super().train(False)

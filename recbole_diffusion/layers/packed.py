@@ -5,6 +5,9 @@ works on ``[N, views, hidden]`` and padding exists only inside attention, where 
 length share a small padded block.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +18,10 @@ class Block:
     """Sequences of similar length, padded to the longest of them for attention."""
 
     tokens: slice  # their tokens in the packed order
-    shape: tuple  # (sequences, width)
+    shape: tuple[int, int]  # (sequences, width)
     cells: torch.Tensor  # [tokens of the block] index of each token in the flattened [sequences * width] block
     real: torch.Tensor  # [sequences, width] bool, False at padding
-    indifferent: torch.Tensor = None  # [sequences, width] bool, queries that attend to every token alike
+    indifferent: torch.Tensor | None = None  # [sequences, width] bool, queries that attend to every token alike
 
 
 class PackedLayout:
@@ -42,7 +45,7 @@ class PackedLayout:
 
     SHORTEST_WIDTH = 4
 
-    def __init__(self, lengths):
+    def __init__(self, lengths: torch.Tensor) -> None:
         order = lengths.argsort(stable=True)
         sorted_lengths = lengths[order]
         known = sorted_lengths.tolist()  # the only time that a GPU is waited for
@@ -61,12 +64,12 @@ class PackedLayout:
         self.blocks = list(self._make_blocks(known, sorted_lengths))
 
     @classmethod
-    def with_padding(cls, rows, width, device):
+    def with_padding(cls, rows: int, width: int, device: torch.device) -> PackedLayout:
         """Layout in which padding counts as tokens: ``rows`` sequences of full ``width``, in one block."""
         return cls(torch.full((rows,), width, device=device))
 
     @classmethod
-    def left_padded(cls, padded, lengths, width):
+    def left_padded(cls, padded: torch.Tensor, lengths: torch.Tensor, width: int) -> tuple[PackedLayout, torch.Tensor]:
         """Rows of full ``width`` in which padding stands on the left, counts as tokens and attends to all alike.
 
         This is how the released code of DiffuRec masks: queries of padding instead of keys.
@@ -86,11 +89,11 @@ class PackedLayout:
         layout.blocks[0].indifferent = padding
         return layout, items.flatten()
 
-    def pack(self, padded):
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""
         return padded[self.row, self.position]
 
-    def _make_blocks(self, lengths, sorted_lengths):
+    def _make_blocks(self, lengths: list[int], sorted_lengths: torch.Tensor) -> Iterator[Block]:
         """Cut the sorted sequences where the length passes a power of two: at most half of a block is padding."""
         first, token, width_limit = 0, 0, self.SHORTEST_WIDTH
         while first < len(lengths):
@@ -108,13 +111,13 @@ class PackedLayout:
             first, token = end, tokens.stop
 
 
-def pad_block(tokens, block):
+def pad_block(tokens: torch.Tensor, block: Block) -> torch.Tensor:
     """Spread packed tokens ``[N, ...]`` of one block into ``[sequences, width, ...]``, zeros at padding."""
     sequences, width = block.shape
     flat = tokens.new_zeros(sequences * width, *tokens.shape[1:])
     return flat.index_copy(0, block.cells, tokens[block.tokens]).unflatten(0, block.shape)
 
 
-def unpad_block(padded, block):
+def unpad_block(padded: torch.Tensor, block: Block) -> torch.Tensor:
     """Inverse of :func:`pad_block`: the real cells ``[tokens of the block, ...]``."""
     return padded.flatten(0, 1).index_select(0, block.cells)

@@ -1,5 +1,7 @@
 """Scoring a query session against a bank of sessions (DiffSBR Eq. 6)."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,8 +16,22 @@ SESSIONS_AT_A_TIME = 4096  # of a bank, whose similarities to a batch of queries
 class SessionScorer(nn.Module):
     """Base of the similarities: searches a bank for the sessions nearest to some queries."""
 
+    def index(self, bank: torch.Tensor) -> torch.Tensor:
+        """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
+        raise NotImplementedError
+
+    def project(self, queries: torch.Tensor) -> torch.Tensor:
+        """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
+        raise NotImplementedError
+
+    def scores(self, projected: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Similarity of every pair. projected: [B, d]; index: of S sessions -> [B, S]."""
+        raise NotImplementedError
+
     @torch.no_grad()
-    def nearest(self, queries, index, k, excluded=None):
+    def nearest(
+        self, queries: torch.Tensor, index: torch.Tensor, k: int, excluded: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The most similar sessions, without a matrix of all pairs.
 
         Args:
@@ -48,25 +64,28 @@ class TwoTowerScorer(SessionScorer):
         dropout (float): inside the tower.
     """
 
-    def __init__(self, hidden_size, dropout):
+    def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
         self.tower = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size // 2), nn.ReLU(), Dropout(dropout), nn.Linear(hidden_size // 2, hidden_size)
+            nn.Linear(hidden_size, hidden_size // 2),
+            nn.ReLU(),
+            Dropout(dropout),
+            nn.Linear(hidden_size // 2, hidden_size),
         )
 
-    def index(self, bank):
+    def index(self, bank: torch.Tensor) -> torch.Tensor:
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return self.tower(bank)
 
-    def project(self, queries):
+    def project(self, queries: torch.Tensor) -> torch.Tensor:
         """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
         return self.index(queries)
 
-    def scores(self, projected, index):
+    def scores(self, projected: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Similarity of every pair. projected: [B, d]; index: of S sessions -> [B, S]."""
         return projected @ index.t()
 
-    def pairs(self, queries, sessions):
+    def pairs(self, queries: torch.Tensor, sessions: torch.Tensor) -> torch.Tensor:
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
         return (self.index(sessions) @ self.project(queries).unsqueeze(-1)).squeeze(-1)
 
@@ -80,15 +99,15 @@ class CosineScorer(TwoTowerScorer):
         temperature (float): smaller ones tell the neighbours of a session apart more sharply.
     """
 
-    def __init__(self, hidden_size, dropout, temperature):
+    def __init__(self, hidden_size: int, dropout: float, temperature: float) -> None:
         super().__init__(hidden_size, dropout)
         self.temperature = temperature
 
-    def index(self, bank):
+    def index(self, bank: torch.Tensor) -> torch.Tensor:
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return F.normalize(super().index(bank), dim=-1)
 
-    def project(self, queries):
+    def project(self, queries: torch.Tensor) -> torch.Tensor:
         """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
         return self.index(queries) / self.temperature
 
@@ -102,22 +121,22 @@ class ConcatenationScorer(SessionScorer):
         hidden_size (int): d, also the width of the hidden layer.
     """
 
-    def __init__(self, hidden_size):
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.query = nn.Linear(hidden_size, hidden_size)
         self.session = nn.Linear(hidden_size, hidden_size, bias=False)
         self.output = nn.Linear(hidden_size, 1)
 
-    def index(self, bank):
+    def index(self, bank: torch.Tensor) -> torch.Tensor:
         """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
         return self.session(bank)
 
-    def project(self, queries):
+    def project(self, queries: torch.Tensor) -> torch.Tensor:
         """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
         return self.query(queries)
 
     @torch.no_grad()
-    def scores(self, projected, index):
+    def scores(self, projected: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Similarity of every pair, without gradient. projected: [B, d]; index: of S sessions -> [B, S].
 
         As max(0, q + s) = max(-q, s) + q, the large part takes one pass over the hidden units instead of two.
@@ -130,15 +149,15 @@ class ConcatenationScorer(SessionScorer):
             scores[:, start : start + rows] = torch.maximum(part, bound, out=hidden[:, : len(part)]) @ weight
         return scores + (projected @ weight).unsqueeze(1) + self.output.bias
 
-    def pairs(self, queries, sessions):
+    def pairs(self, queries: torch.Tensor, sessions: torch.Tensor) -> torch.Tensor:
         """Similarity of given pairs. queries: [B, d]; sessions: [B, k, d] -> [B, k]."""
         return self._score(self.query(queries).unsqueeze(1), self.session(sessions))
 
-    def _score(self, query, session):
+    def _score(self, query: torch.Tensor, session: torch.Tensor) -> torch.Tensor:
         return (query + session).relu() @ self.output.weight[0] + self.output.bias
 
 
-def session_scorer(name, hidden_size, dropout, temperature):
+def session_scorer(name: str, hidden_size: int, dropout: float, temperature: float) -> SessionScorer:
     """The similarity of a name: ``mlp`` (:class:`ConcatenationScorer`), ``cosine`` (:class:`CosineScorer`)
     or ``two_tower`` (:class:`TwoTowerScorer`)."""
     if name == "mlp":
@@ -148,7 +167,7 @@ def session_scorer(name, hidden_size, dropout, temperature):
     return TwoTowerScorer(hidden_size, dropout)
 
 
-def feedback_loss(similarity, weight, error, form):
+def feedback_loss(similarity: torch.Tensor, weight: torch.Tensor, error: torch.Tensor, form: str) -> torch.Tensor:
     """What a retriever learns from the errors that its neighbours lead to (DiffSBR Eq. 14).
 
     Args:

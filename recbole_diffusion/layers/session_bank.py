@@ -1,13 +1,19 @@
 """Training sessions that a retriever searches."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.retrieval import SessionScorer
 
 SESSIONS_ENCODED_AT_A_TIME = 8192
+# Packed items [N] and where they belong -> vectors of the sessions [n, d].
+Encoder = Callable[[torch.Tensor, PackedLayout], torch.Tensor]
 
 
 @dataclass
@@ -29,7 +35,13 @@ class SessionBank(nn.Module):
         inputs_only (bool): leave the last item of each session out.
     """
 
-    def __init__(self, items, lengths, users, inputs_only=False):
+    items: torch.Tensor
+    lengths: torch.Tensor
+    row_of_user: torch.Tensor
+
+    def __init__(
+        self, items: torch.Tensor, lengths: torch.Tensor, users: torch.Tensor, inputs_only: bool = False
+    ) -> None:
         super().__init__()
         real = torch.arange(int(lengths.max())) < lengths[:, None]
         rows = torch.zeros(real.shape, dtype=torch.long).masked_scatter(real, items)
@@ -41,10 +53,10 @@ class SessionBank(nn.Module):
         self.register_buffer("lengths", lengths, persistent=False)
         self.register_buffer("row_of_user", row_of_user.index_put((users,), torch.arange(len(users))), persistent=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def vectors(self, numbers, encode):
+    def vectors(self, numbers: torch.Tensor, encode: Encoder) -> torch.Tensor:
         """Some sessions, encoded.
 
         Args:
@@ -58,13 +70,13 @@ class SessionBank(nn.Module):
         return encode(layout.pack(self.items[numbers]), layout)
 
     @torch.no_grad()
-    def vectors_of_each(self, numbers, encode):
+    def vectors_of_each(self, numbers: torch.Tensor, encode: Encoder) -> torch.Tensor:
         """Sessions named in a table, each encoded once and without gradient: [B, k] -> [B, k, d]."""
         distinct, inverse = numbers.unique(return_inverse=True)
         return self.vectors(distinct, encode)[inverse]
 
     @torch.no_grad()
-    def encoded(self, encode, scorer):
+    def encoded(self, encode: Encoder, scorer: SessionScorer) -> EncodedBank:
         """All sessions, encoded in parts, and what a scorer keeps of them: :class:`EncodedBank`."""
         numbers = torch.arange(len(self), device=self.lengths.device)
         vectors = torch.cat([self.vectors(part, encode) for part in numbers.split(SESSIONS_ENCODED_AT_A_TIME)])

@@ -1,7 +1,11 @@
 """Layers of session-based models on packed tokens, and the conditional denoiser of DiffSBR."""
 
+from __future__ import annotations
+
+import torch
 from torch import nn
 
+from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
 
 
@@ -15,13 +19,13 @@ class SessionAttention(nn.Module):
         gate (str): ``scalar``, one weight per item (paper), or ``vector``, one per dimension (released code).
     """
 
-    def __init__(self, hidden_size, gate):
+    def __init__(self, hidden_size: int, gate: str) -> None:
         super().__init__()
         self.last = nn.Linear(hidden_size, hidden_size)
         self.item = nn.Linear(hidden_size, hidden_size, bias=False)
         self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=False)
 
-    def forward(self, x, layout):
+    def forward(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """x: [N, d] items of packed sessions -> [B, d]."""
         last = self.last(x[layout.last])[layout.row]
         weight = self.weight((last + self.item(x)).sigmoid())
@@ -39,7 +43,7 @@ class ConditionalDenoiser(nn.Module):
         dropout (float): of x_t.
     """
 
-    def __init__(self, hidden_size, step_embedding, dropout):
+    def __init__(self, hidden_size: int, step_embedding: nn.Module, dropout: float) -> None:
         super().__init__()
         self.step_embedding = step_embedding
         self.dropout = Dropout(dropout)
@@ -48,11 +52,13 @@ class ConditionalDenoiser(nn.Module):
         self.condition = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
         self.output = nn.Linear(2 * hidden_size, hidden_size)
 
-    def prepare(self, condition):
+    def prepare(self, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parts of the first layer that do not change: of time [T, 2d] and of the condition [..., 2d]."""
         return self.time(self.step_embedding()), self.condition(condition)
 
-    def forward(self, x, t, prepared):
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor | int, prepared: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         """Predict x_0.
 
         Args:

@@ -1,5 +1,7 @@
 """The largest scores of long rows, and the items nearest to some vectors among a whole catalogue."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 
@@ -8,7 +10,7 @@ from recbole_diffusion.layers.chunks import rows_at_a_time
 GROUP = 16  # columns that share one entry in the first round of a selection
 
 
-def largest(scores, k):
+def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Columns of the largest scores of every row, best first.
 
     In two rounds where the width allows it: the k best columns lie in the k groups with the best maxima, so a row is
@@ -32,7 +34,7 @@ def largest(scores, k):
     return columns.gather(1, scores.gather(1, columns).topk(k).indices)
 
 
-def top_items(queries, table, k, excluded=None):
+def top_items(queries: torch.Tensor, table: torch.Tensor, k: int, excluded: torch.Tensor | None = None) -> torch.Tensor:
     """Items with the largest inner product, best first; padding (row 0) is never among them.
 
     Args:

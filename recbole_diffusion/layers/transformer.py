@@ -1,12 +1,15 @@
 """BERT-style Transformer on packed tokens (post-norm, as RecBole's and the papers' encoders)."""
 
+from __future__ import annotations
+
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_diffusion.layers.packed import pad_block, unpad_block
+from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpad_block
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "swish": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -20,7 +23,7 @@ class Dropout(nn.Dropout):
 
     LEVELS = 2**16
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
         dropped = min(round(self.p * self.LEVELS), self.LEVELS - 1)
@@ -36,18 +39,18 @@ class MultiHeadAttention(nn.Module):
     Padding exists only here, in blocks of similar length; a real token never attends to it.
     """
 
-    def __init__(self, n_heads, hidden_size, attn_dropout_prob):
+    def __init__(self, n_heads: int, hidden_size: int, attn_dropout_prob: float) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.scale = 1 / math.sqrt(hidden_size // n_heads)
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.attn_dropout = Dropout(attn_dropout_prob)
 
-    def mix(self, qkv, layout, causal):
+    def mix(self, qkv: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """Queries, keys and values side by side, [N, views, 3 * hidden] -> [N, views, hidden]."""
         return self.dense(torch.cat([self._attend(qkv, block, causal) for block in layout.blocks]))
 
-    def _attend(self, qkv, block, causal):
+    def _attend(self, qkv: torch.Tensor, block: Block, causal: bool) -> torch.Tensor:
         """[N, views, 3 * hidden] -> [tokens of the block, views, hidden]."""
         padded = pad_block(qkv, block).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = padded.permute(3, 0, 2, 4, 1, 5)  # each [sequences, views, heads, width, hidden / heads]
@@ -56,7 +59,7 @@ class MultiHeadAttention(nn.Module):
         mixed = self._weigh(q, k, v, self._hidden_cells(block, causal))
         return unpad_block(mixed.permute(0, 3, 1, 2, 4).flatten(3), block)
 
-    def mix_at_last(self, queries, keys_values, layout):
+    def mix_at_last(self, queries: torch.Tensor, keys_values: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """The same for one query per row, its last token, which sees the whole history.
 
         Args:
@@ -77,13 +80,13 @@ class MultiHeadAttention(nn.Module):
             first += sequences
         return self.dense(torch.cat(mixed)[layout.group[layout.last]])
 
-    def _weigh(self, q, k, v, hidden_cells):
+    def _weigh(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden_cells: torch.Tensor) -> torch.Tensor:
         """Scaled dot-product attention; q, k, v: [sequences, views, heads, tokens, hidden / heads]."""
         scores = ((q * self.scale) @ k.transpose(-2, -1)).masked_fill(hidden_cells, float("-inf"))
         return self.attn_dropout(scores.softmax(-1)) @ v
 
     @staticmethod
-    def _hidden_cells(block, causal):
+    def _hidden_cells(block: Block, causal: bool) -> torch.Tensor:
         """What a query may not see, broadcast over [sequences, views, heads, query, key].
 
         Under the causal mask a real query never reaches the padding behind it, so that mask is enough.
@@ -97,15 +100,15 @@ class MultiHeadAttention(nn.Module):
 class SelfAttention(MultiHeadAttention):
     """Queries, keys and values from the same tokens."""
 
-    def __init__(self, n_heads, hidden_size, attn_dropout_prob):
+    def __init__(self, n_heads: int, hidden_size: int, attn_dropout_prob: float) -> None:
         super().__init__(n_heads, hidden_size, attn_dropout_prob)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
 
-    def forward(self, x, layout, causal):
+    def forward(self, x: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """x: [N, views, hidden] -> [N, views, hidden]."""
         return self.mix(self.qkv(x), layout, causal)
 
-    def at_last(self, x, layout):
+    def at_last(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """The same at the last token of every row only: [N, views, hidden] -> [B, views, hidden]."""
         hidden = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -116,16 +119,23 @@ class SelfAttention(MultiHeadAttention):
 class PackedAttention(SelfAttention):
     """Self-attention with residual and layer norm after it."""
 
-    def __init__(self, n_heads, hidden_size, hidden_dropout_prob, attn_dropout_prob, layer_norm_eps):
+    def __init__(
+        self,
+        n_heads: int,
+        hidden_size: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        layer_norm_eps: float,
+    ) -> None:
         super().__init__(n_heads, hidden_size, attn_dropout_prob)
         self.out_dropout = Dropout(hidden_dropout_prob)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
-    def forward(self, x, layout, causal):
+    def forward(self, x: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """x: [N, views, hidden] -> [N, views, hidden]."""
         return self.LayerNorm(x + self.out_dropout(super().forward(x, layout, causal)))
 
-    def at_last(self, x, layout):
+    def at_last(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """The same at the last token of every row only: [N, views, hidden] -> [B, views, hidden]."""
         return self.LayerNorm(x[layout.last] + self.out_dropout(super().at_last(x, layout)))
 
@@ -133,7 +143,9 @@ class PackedAttention(SelfAttention):
 class FeedForward(nn.Module):
     """Point-wise feed-forward layer with residual and layer norm."""
 
-    def __init__(self, hidden_size, inner_size, hidden_dropout_prob, hidden_act, layer_norm_eps):
+    def __init__(
+        self, hidden_size: int, inner_size: int, hidden_dropout_prob: float, hidden_act: str, layer_norm_eps: float
+    ) -> None:
         super().__init__()
         self.dense_1 = nn.Linear(hidden_size, inner_size)
         self.activation = ACTIVATIONS[hidden_act]()
@@ -141,7 +153,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(hidden_dropout_prob)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., hidden] -> [..., hidden]."""
         return self.LayerNorm(x + self.dropout(self.dense_2(self.activation(self.dense_1(x)))))
 
@@ -161,15 +173,15 @@ class PackedTransformer(nn.Module):
 
     def __init__(
         self,
-        n_layers,
-        n_heads,
-        hidden_size,
-        inner_size,
-        hidden_dropout_prob,
-        attn_dropout_prob,
-        hidden_act="gelu",
-        layer_norm_eps=1e-12,
-    ):
+        n_layers: int,
+        n_heads: int,
+        hidden_size: int,
+        inner_size: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        hidden_act: str = "gelu",
+        layer_norm_eps: float = 1e-12,
+    ) -> None:
         super().__init__()
         if hidden_size % n_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of n_heads {n_heads}")
@@ -182,7 +194,7 @@ class PackedTransformer(nn.Module):
             for _ in range(n_layers)
         )
 
-    def forward(self, x, layout, causal):
+    def forward(self, x: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """Encode tokens.
 
         Args:
@@ -196,16 +208,17 @@ class PackedTransformer(nn.Module):
         """
         return self.final_block(self.first_blocks(x, layout, causal), layout, causal)
 
-    def first_blocks(self, x, layout, causal):
+    def first_blocks(self, x: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """All blocks but the last: [N, views, hidden] -> [N, views, hidden]."""
         for attention, feed_forward in zip(self.attention[:-1], self.feed_forward[:-1]):
             x = feed_forward(attention(x, layout, causal))
         return x
 
-    def final_block(self, x, layout, causal):
+    def final_block(self, x: torch.Tensor, layout: PackedLayout, causal: bool) -> torch.Tensor:
         """The last block at every token: [N, views, hidden] -> [N, views, hidden]."""
         return self.feed_forward[-1](self.attention[-1](x, layout, causal))
 
-    def final_block_at_last(self, x, layout):
+    def final_block_at_last(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """The last block where only the state of the whole history is wanted: [N, views, hidden] -> [B, views, hidden]."""
-        return self.feed_forward[-1](self.attention[-1].at_last(x, layout))
+        attention = cast(PackedAttention, self.attention[-1])
+        return self.feed_forward[-1](attention.at_last(x, layout))

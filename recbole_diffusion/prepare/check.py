@@ -17,7 +17,12 @@ from recbole_diffusion.prepare.findings import (
     examine_sides,
     examine_split,
 )
-from recbole_diffusion.settings.properties import load_yaml, missing_file_message, settings_of_data
+from recbole_diffusion.settings.properties import (
+    default_data_path,
+    load_yaml,
+    missing_file_message,
+    settings_of_data,
+)
 
 _DEFAULTS = {
     "USER_ID_FIELD": "user_id",
@@ -70,12 +75,13 @@ def _locate(name, data_path, file_name):
 _PARTS = ("train", "fit", "valid", "val", "dev", "test")
 
 
-def check_data(name, data_path="dataset", config=None):
+def check_data(name, data_path=None, config=None):
     """Check the atomic files of one data set.
 
     Args:
         name (str): name of the data set; ``ml-100k`` without a folder of its own means RecBole's packaged copy.
-        data_path (str or Path): folder that holds the folder ``<name>``.
+        data_path (str or Path, optional): folder that holds the folder ``<name>``; by default ``dataset``, and for
+            ``toy`` the package's own copy where that has none.
         config (Mapping): settings that go before those of ``properties/dataset/<name>.yaml`` and of ``<name>.yaml``
             beside the data: names of fields, ``load_col``, separators, filter intervals, ``expected_counts``,
             ``benchmark_filename`` of ready-made parts.
@@ -86,6 +92,7 @@ def check_data(name, data_path="dataset", config=None):
     Raises:
         UsageError: when there is no such data set, and for a setting of a wrong type.
     """
+    data_path = data_path or default_data_path(name)
     settings = _settings(name, data_path, config)
     parts = settings["benchmark_filename"]
     folder = _locate(name, data_path, f"{name}.{parts[0]}.inter" if parts else f"{name}.inter")
@@ -116,7 +123,7 @@ def check_data(name, data_path="dataset", config=None):
 def add_arguments(parser):
     """Add the arguments of ``recbole-diffusion check-data`` to an argparse parser."""
     parser.add_argument("name", help="name of the data set, e.g. beauty; --KEY=VALUE and --config_files are settings")
-    parser.add_argument("--data_path", default="dataset", help="folder of the data sets (default: dataset)")
+    parser.add_argument("--data_path", help="folder of the data sets (default: dataset)")
 
 
 def main(args, settings=None):

@@ -1,8 +1,12 @@
 """Recommendations for histories of item tokens, from a checkpoint alone."""
 
+from __future__ import annotations
+
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +32,12 @@ class UnknownItemError(UsageError):
         token (str): the item.
     """
 
-    def __init__(self, row, token):
+    def __init__(self, row: int, token: str) -> None:
         super().__init__(f"history {row}: unknown item '{token}' (unknown: drop ignores them)")
         self.row, self.token = row, token
 
 
-class Ranking(list):
+class Ranking(list[tuple[str, float]]):
     """``(token, score)`` pairs, best first.
 
     Attributes:
@@ -42,7 +46,7 @@ class Ranking(list):
         unknown (list[str]): items of the history that the model does not know.
     """
 
-    def __init__(self, pairs, source, unknown):
+    def __init__(self, pairs: Iterable[tuple[str, float]], source: str, unknown: list[str]) -> None:
         super().__init__(pairs)
         self.source, self.unknown = source, unknown
 
@@ -55,31 +59,31 @@ class Catalogue:
 
     user_num = 1
 
-    def __init__(self, config, checkpoint):
+    def __init__(self, config: DiffusionConfig, checkpoint: dict[str, Any]) -> None:
         self._user_field, self._item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         self._model, self._checkpoint = config["model"], checkpoint
         self.item_num = len(checkpoint["item_tokens"])
         self.field2seqlen = {self._item_field + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"]}
 
-    def num(self, field):
+    def num(self, field: str) -> int:
         """Number of values of the user or the item field."""
         return {self._user_field: self.user_num, self._item_field: self.item_num}[field]
 
-    def sessions(self):
+    def sessions(self) -> Any:
         """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
         kept = self._checkpoint.get("other_parameter") or {}
         if "training_sessions" not in kept:
             raise self._not_kept("training_sessions")
         return kept["training_sessions"]
 
-    def item_features(self, *_):
+    def item_features(self, *_: Any) -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
         return self._checkpoint["state_dict"].get("feature_embedding.weight")
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         raise self._not_kept(name)
 
-    def _not_kept(self, name):
+    def _not_kept(self, name: str) -> UsageError:
         return UsageError(
             f"{self._model} needs '{name}' of its data set, which a checkpoint does not hold: use load_data_and_model"
         )
@@ -95,7 +99,13 @@ class Recommender:
         item_counts (list[int], optional): how often each item occurs in the training part, for empty histories.
     """
 
-    def __init__(self, config, network, item_tokens, item_counts=None):
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        network: Any,
+        item_tokens: list[str],
+        item_counts: list[int] | None = None,
+    ) -> None:
         self.config, self.network = config, network.eval()
         self.tokens = item_tokens
         self.max_length = config["MAX_ITEM_LIST_LENGTH"]
@@ -107,7 +117,9 @@ class Recommender:
             self._popular = [(item_tokens[number], float(item_counts[number])) for number in by_count]
 
     @classmethod
-    def load(cls, path, device=None, trust_checkpoint=False, **sampling):
+    def load(
+        cls, path: str | PathLike[str], device: str | None = None, trust_checkpoint: bool = False, **sampling: Any
+    ) -> Recommender:
         """Read a checkpoint; the data set is not needed.
 
         Args:
@@ -127,7 +139,14 @@ class Recommender:
         network = _restored_network(config, checkpoint, path)
         return cls(config, network, checkpoint["item_tokens"], _restored_counts(checkpoint, path))
 
-    def recommend(self, histories, k=10, exclude_seen=False, unknown="drop", batch_size=256):
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str | int]],
+        k: int = 10,
+        exclude_seen: bool = False,
+        unknown: str = "drop",
+        batch_size: int = 256,
+    ) -> list[Ranking]:
         """The best next items of some histories.
 
         The scores of a history do not depend on the others, up to rounding in float32.
@@ -151,14 +170,14 @@ class Recommender:
         k, batch_size = int(k), int(batch_size)  # PyTorch does not take all whole numbers of NumPy
         if not _is_listed(histories):
             raise UsageError(f"histories must be a list of lists of item tokens, got {_shown(histories)}")
-        histories = [self._check_history(row, history) for row, history in enumerate(histories)]
+        checked = [self._check_history(row, history) for row, history in enumerate(histories)]
         found = []
-        for first in range(0, len(histories), batch_size):
-            part = histories[first : first + batch_size]
+        for first in range(0, len(checked), batch_size):
+            part = checked[first : first + batch_size]
             found.extend(self._recommend_batch(part, first, k, exclude_seen, unknown))
         return found
 
-    def check_request(self, k, unknown, batch_size):
+    def check_request(self, k: Any, unknown: str, batch_size: Any) -> None:
         """Raise UsageError for a value that :meth:`recommend` cannot use."""
         for name, value in (("k", k), ("batch_size", batch_size)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -169,7 +188,7 @@ class Recommender:
             raise UsageError(f"unknown must be one of {', '.join(UNKNOWN)}, got '{unknown}'")
 
     @staticmethod
-    def _check_history(row, history):
+    def _check_history(row: int, history: Any) -> list[str]:
         if not _is_listed(history):
             raise UsageError(f"history {row} must be a list of item tokens, got {_shown(history)}")
         history = list(history)
@@ -178,7 +197,9 @@ class Recommender:
                 raise UsageError(f"history {row}: an item must be text or a whole number, got {_shown(token)}")
         return [str(token) for token in history]
 
-    def _recommend_batch(self, histories, first, k, exclude_seen, unknown):
+    def _recommend_batch(
+        self, histories: list[list[str]], first: int, k: int, exclude_seen: bool, unknown: str
+    ) -> list[Ranking]:
         rankings, rows, known = [], [], []
         for row, history in enumerate(histories):
             lost = [token for token in history if token not in self._numbers]
@@ -194,13 +215,13 @@ class Recommender:
                 rankings[row].extend(pairs)
         return rankings
 
-    def _most_popular(self, k):
+    def _most_popular(self, k: int) -> list[tuple[str, float]]:
         if self._popular is None:
             raise UsageError("a history without known items needs item_counts, which the checkpoint lacks: train again")
         return self._popular[:k]
 
     @torch.no_grad()
-    def _rank(self, histories, k, exclude_seen):
+    def _rank(self, histories: list[list[int]], k: int, exclude_seen: bool) -> Iterator[list[tuple[str, float]]]:
         """Best items of histories of item numbers: for each a list of (token, score)."""
         scores = self.network.full_sort_predict(self._batch(histories)).view(len(histories), -1)
         scores[:, 0] = float("-inf")
@@ -213,7 +234,7 @@ class Recommender:
         for values, numbers in zip(best.tolist(), items.tolist()):
             yield [(self.tokens[n], value) for value, n in zip(values, numbers) if value > float("-inf")]
 
-    def _batch(self, histories):
+    def _batch(self, histories: list[list[int]]) -> Interaction:
         network = self.network
         lengths = [min(len(items), self.max_length) for items in histories]
         padded = np.zeros((len(histories), max(lengths) if self._trims else self.max_length), dtype=np.int64)
@@ -223,7 +244,7 @@ class Recommender:
         return Interaction(columns).to(self.config["device"])
 
 
-def _restored_config(checkpoint, path, sampling):
+def _restored_config(checkpoint: Any, path: object, sampling: dict[str, Any]) -> DiffusionConfig:
     saved = checkpoint.get("config")
     if isinstance(saved, dict) and checkpoint.get("item_tokens") is None:
         raise UsageError(f"'{path}' does not hold its items, as RecBole's own checkpoints: use load_data_and_model")
@@ -239,7 +260,7 @@ def _restored_config(checkpoint, path, sampling):
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: damaged settings ({error})") from None
 
 
-def _restored_network(config, checkpoint, path):
+def _restored_network(config: DiffusionConfig, checkpoint: Any, path: object) -> torch.nn.Module:
     network = config.model_class(config, Catalogue(config, checkpoint))
     try:
         network.load_state_dict(checkpoint["state_dict"])
@@ -254,7 +275,7 @@ def _restored_network(config, checkpoint, path):
     return network.to(config["device"])
 
 
-def _restored_counts(checkpoint, path):
+def _restored_counts(checkpoint: Any, path: object) -> list[int] | None:
     """How often each item occurs in the training part, None in checkpoints from before these were kept."""
     counts, n_items = checkpoint.get("item_counts"), len(checkpoint["item_tokens"])
     if counts is None:
@@ -264,7 +285,7 @@ def _restored_counts(checkpoint, path):
     return counts.tolist()
 
 
-def _is_listed(value):
+def _is_listed(value: Any) -> bool:
     """Whether a value holds others in an order of their own, which text, dicts and sets do not."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)):
         return False
@@ -275,6 +296,13 @@ def _is_listed(value):
     return True
 
 
-def _shown(value):
+class _Shortened(reprlib.Repr):
+    """Values of NumPy look like those of Python."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+
+
+def _shown(value: object) -> str:
     """A value of any size and kind as a piece of one line."""
-    return one_line(reprlib.repr(value))
+    return one_line(_Shortened().repr(value))

@@ -15,7 +15,14 @@ from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.files import expand_home, plain
 from recbole_diffusion.settings import checks, registry
 from recbole_diffusion.settings.presets import read_preset
-from recbole_diffusion.settings.properties import YamlLoader, load_yaml, properties_dir, property_file, settings_beside
+from recbole_diffusion.settings.properties import (
+    YamlLoader,
+    default_data_path,
+    load_yaml,
+    properties_dir,
+    property_file,
+    settings_beside,
+)
 from recbole_diffusion.settings.recbole_keys import HIDDEN_KEYS, HIDDEN_KEYS_OF_MODELS
 from recbole_diffusion.settings.schema import read_schema
 
@@ -26,6 +33,15 @@ NOT_FOR_PLUGIN_MODELS = {
     "enable_scaler": "scales the loss whenever amp_type is fp16",
 }
 RECBOLE_PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
+
+
+def without_numpy(value):
+    """The same with Python's numbers, texts and lists for those of NumPy, in which Python programs often hold settings."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {without_numpy(key): without_numpy(inner) for key, inner in value.items()}
+    return [without_numpy(inner) for inner in value] if isinstance(value, list) else value
 
 
 class DiffusionConfig(Config):
@@ -49,7 +65,7 @@ class DiffusionConfig(Config):
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
         try:
-            super().__init__(model, dataset, config_file_list, copy.deepcopy(dict(config_dict or {})))
+            super().__init__(model, dataset, config_file_list, without_numpy(copy.deepcopy(dict(config_dict or {}))))
             self._require_runnable()
         except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, UsageError):
@@ -112,6 +128,7 @@ class DiffusionConfig(Config):
                 self.internal_config_dict.update(content)
                 self._schema.update(schema)
                 self._required.update(key for key in schema if content[key] is not None)
+        self.internal_config_dict["data_path"] = default_data_path(dataset, self.internal_config_dict["data_path"])
         for_models = self.internal_config_dict.pop("model_settings", None) or {}
         self.internal_config_dict.update(for_models.get(model, {}))
         self._take_settings_beside(model, dataset)

@@ -1,7 +1,7 @@
 """Where the yaml files are and how they are read.
 
-``properties/`` stands at the top of a checkout. A wheel carries the same files as
-``recbole_diffusion/properties``; both places, and an editable install, are found here.
+``properties/`` and the data set ``toy`` stand at the top of a checkout. A wheel carries the same files within
+``recbole_diffusion``; both places, and an editable install, are found here.
 """
 
 import re
@@ -50,6 +50,27 @@ def properties_dir():
         if (folder / "overall.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no properties/overall.yaml beside or above {package}: reinstall recbole_diffusion")
+
+
+PACKAGED = ("toy",)  # data sets that this package brings along
+
+
+def default_data_path(name, folder="dataset"):
+    """Where a data set lies when nobody says where.
+
+    Args:
+        name (str): name of the data set.
+        folder (str or Path): the default for all data sets.
+
+    Returns:
+        str: ``folder``, or the folder of the package's own copy where ``folder`` has no such data set.
+    """
+    if name in PACKAGED and not (Path(folder) / name).exists():
+        package = Path(__file__).resolve().parents[1]
+        for own in (package / "dataset", package.parent / "dataset"):
+            if (own / name).is_dir():
+                return str(own)
+    return str(folder)
 
 
 def property_file(kind, name):

@@ -6,7 +6,11 @@ A new model is tested by::
         model = "MyModel"
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -50,25 +54,25 @@ class ModelContract:
         switches_together (list[dict]): switches that only show together.
     """
 
-    model = None
-    settings = {}
-    learning_settings = {"epochs": 30, "learning_rate": 0.01}
+    model: str | None = None
+    settings: dict[str, Any] = {}
+    learning_settings: dict[str, Any] = {"epochs": 30, "learning_rate": 0.01}
     knows_order = True
     item_features = False
     trains = True
-    without_gradient = ()
-    settings_with_state = {}
-    settings_without_chance = None
-    switch_needs = {}
-    switches_together = ()
+    without_gradient: tuple[str, ...] = ()
+    settings_with_state: dict[str, Any] = {}
+    settings_without_chance: dict[str, Any] | None = None
+    switch_needs: dict[str, dict[str, Any]] = {}
+    switches_together: Sequence[dict[str, Any]] = ()
 
     @classmethod
-    def small(cls, **more):
+    def small(cls, **more: Any) -> dict[str, Any]:
         """Settings of a small network of this model, ``more`` on top."""
         return {**small_settings(cls.model), **cls.settings, **more}
 
     @classmethod
-    def write_data(cls, folder, sequences=None):
+    def write_data(cls, folder: Any, sequences: list[list[int]] | None = None) -> str:
         """Write sequences, by default those of a cycle, and features where the model wants them; returns ``folder``."""
         sequences = sequences or cycle_sequences()
         write_sequences(sequences, folder, "cycle")
@@ -101,7 +105,7 @@ class ModelContract:
     def batch(self, prepared):
         return next(iter(prepared[2][0]))
 
-    def interaction(self, network, sequences, width=None):
+    def interaction(self, network: Any, sequences: Sequence[Sequence[int]], width: int | None = None) -> Interaction:
         """A batch of given histories; the target is the last item, which does not matter for scores."""
         lengths = torch.tensor([len(s) for s in sequences])
         rows = torch.zeros(len(sequences), width or int(lengths.max()), dtype=torch.long)
@@ -112,11 +116,11 @@ class ModelContract:
         columns[network.USER_ID] = torch.ones(len(sequences), dtype=torch.long)
         return Interaction(columns)
 
-    def scores(self, network, sequences, width=None):
+    def scores(self, network: Any, sequences: Sequence[Sequence[int]], width: int | None = None) -> torch.Tensor:
         with torch.no_grad():
             return network.full_sort_predict(self.interaction(network, sequences, width)).view(len(sequences), -1)
 
-    def total_loss(self, network, batch):
+    def total_loss(self, network: Any, batch: Interaction) -> Any:
         losses = network.calculate_loss(batch)
         return sum(losses) if isinstance(losses, tuple) else losses
 

@@ -1,34 +1,41 @@
 """What a run found: a dict of JSON values that prints as its table and turns into data frames and a picture."""
 
+from __future__ import annotations
+
 import html
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from recbole_diffusion.errors import UsageError, did_you_mean
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-class RunResult(dict):
+
+class RunResult(dict[str, Any]):
     """The dict that :func:`recbole_diffusion.run` returns; :func:`print` shows the table of the test.
 
     As a dict it holds JSON values only, see :func:`recbole_diffusion.run`.
     """
 
-    def __str__(self):
+    def __str__(self) -> str:
         return format_result(self)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         """The table in a notebook."""
         heading = html.escape(format_result(self).split("\n", 1)[0])
         return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
 
     @property
-    def metrics(self):
+    def metrics(self) -> pd.DataFrame:
         """Test metrics, a :class:`pandas.DataFrame`: a row per metric, columns ``not masked`` and ``masked`` (history)."""
         both = {"not masked": self["test_result_unmasked"], "masked": self["test_result_masked"]}
         return pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in both.items() if values})
 
     @property
-    def history(self):
+    def history(self) -> pd.DataFrame:
         """A :class:`pandas.DataFrame` with a row per epoch: ``loss`` parts as means per batch, validation metrics.
 
         Epochs without a validation have NaN there.
@@ -40,7 +47,7 @@ class RunResult(dict):
         valid = {name: pd.Series(values, index=kept["valid_epoch"]) for name, values in kept["valid"].items()}
         return pd.DataFrame({**losses, **valid}, index=epochs)
 
-    def plot(self, metric=None):
+    def plot(self, metric: str | None = None) -> Figure:
         """Learning curves: the parts of the loss on the left, a validation metric on the right.
 
         Args:
@@ -69,7 +76,7 @@ class RunResult(dict):
         return figure
 
 
-def import_pyplot():
+def import_pyplot() -> ModuleType:
     """Matplotlib's pyplot. Raises UsageError where it is not installed."""
     try:
         from matplotlib import pyplot
@@ -78,7 +85,7 @@ def import_pyplot():
     return pyplot
 
 
-def format_result(result):
+def format_result(result: dict[str, Any]) -> str:
     """The test metrics as a table, both protocols side by side, and where the files are.
 
     Args:
@@ -107,6 +114,6 @@ def format_result(result):
     return "\n".join(lines)
 
 
-def format_value(value):
+def format_value(value: float | None) -> str:
     """A metric as text; None is one that no user gives a value."""
     return "no value" if value is None else f"{value:.4f}"

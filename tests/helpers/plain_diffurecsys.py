@@ -1,7 +1,7 @@
 """DiffuRec and DiffuRecSys written plainly: padded tensors, whole [B, V] logits, every step of the chain spelled out.
 
 It reads the weights of a packed model, so that both compute the same numbers from the same parameters. This is what
-the fast version is checked against (tests/test_diffurecsys.py) and timed against (benchmarks/).
+the fast version is checked against (tests/model/test_diffurecsys.py) and timed against (benchmarks/).
 """
 
 import torch

@@ -1,7 +1,7 @@
 """SimDiffRec written plainly: padded tensors, every token on its own, whole [B, L, V] logits.
 
 It reads the weights of a packed model, so that both compute the same numbers from the same parameters. This is
-what the fast version is checked against (tests/test_simdiffrec.py) and timed against (benchmarks/).
+what the fast version is checked against (tests/model/test_simdiffrec.py) and timed against (benchmarks/).
 """
 
 import torch
