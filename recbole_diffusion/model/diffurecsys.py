@@ -87,12 +87,14 @@ class DiffuRec(DiffusionSequentialRecommender):
         return {}
 
     def _initialize(self):
-        """Items N(0, 1) unless scaled; Xavier for feed-forward layers and the attention's output (released code)."""
+        """Items and positions N(0, 1) unless scaled; Xavier for feed-forward layers and the attention's output (released code)."""
         for block in self.approximator.blocks:
             for layer in (block.feed_forward[0], block.feed_forward[-1], block.attention.dense):
                 nn.init.xavier_normal_(layer.weight)
         with torch.no_grad():
             self.item_embedding.weight *= self.config["initializer_range"]
+            if self.config["use_position"]:  # as wide as the items, which they are added to
+                self.position_embedding.weight *= self.config["initializer_range"]
             if self.first_item and self.config["attention_mask"] == "keys":
                 self.item_embedding.weight[0] = 0
 
