@@ -5,7 +5,7 @@ from recbole_diffusion.testing import ModelContract
 
 class DiffSBR(ModelContract):
     model = "DiffSBR"
-    learning_settings = {"epochs": 15, "learning_rate": 0.01, "mask_history": True}
+    learning_settings = {"epochs": 15, "learning_rate": 0.01, "mask_history": True, "eval_step": 5}
     knows_order = False
     item_features = True
     # Noise that is too weak to change a digit, and no random choice of items.

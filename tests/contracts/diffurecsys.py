@@ -3,7 +3,7 @@
 from recbole_diffusion.testing import ModelContract
 
 # Several reverse steps, of which one is the default.
-STEPS = {"sampling_steps": 3, "stopping_step": 10}
+STEPS = {"sampling_steps": 2, "stopping_step": 10}
 # Noise that is too weak to change a digit.
 FAINT = {"diffusion_steps": 1, "schedule": "linear", "beta_start": 1e-15, "beta_end": 2e-15, "sampling_steps": 1}
 FAINT.update(lambda_mean=1.0, lambda_std=0.0, initializer_range=0.02)
@@ -12,7 +12,7 @@ FAINT.update(lambda_mean=1.0, lambda_std=0.0, initializer_range=0.02)
 class DiffuRec(ModelContract):
     model = "DiffuRec"
     settings = STEPS
-    learning_settings = {"epochs": 12, "learning_rate": 0.01}
+    learning_settings = {"epochs": 12, "learning_rate": 0.01, "eval_step": 4}
     settings_with_state = {"eval_step": 2, "epochs": 4, "lr_decay_step": 3}
     settings_without_chance = FAINT
 
@@ -20,7 +20,7 @@ class DiffuRec(ModelContract):
 class DiffuRecSys(ModelContract):
     model = "DiffuRecSys"
     settings = STEPS
-    learning_settings = {"epochs": 12, "learning_rate": 0.01}
+    learning_settings = {"epochs": 12, "learning_rate": 0.01, "eval_step": 4}
     settings_without_chance = {**FAINT, "offset_noise": "none"}
     switch_needs = {"key_softmax": {"cross_attention": "linear"}}
     switches_together = [

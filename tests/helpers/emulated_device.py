@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 NAME = "elsewhere"
 LIBRARIES = []  # registered operations live as long as these objects
@@ -23,6 +23,15 @@ INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 def available():
     """Whether this version of PyTorch can register a device from Python."""
     return hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+
+
+def tensors_of(args, kwargs):
+    """The tensors among the arguments of an operation, which are tensors, lists of them, or neither."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (part for part in value if isinstance(part, torch.Tensor))
 
 
 def is_elsewhere(device):
@@ -64,7 +73,7 @@ class TensorElsewhere(torch.Tensor):
         target = kwargs.get("device")
         if target is not None:
             kwargs["device"] = "cpu"
-        owners = {id(tensor.here): tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, cls)}
+        owners = {id(tensor.here): tensor for tensor in tensors_of(args, kwargs) if isinstance(tensor, cls)}
         args, kwargs = tree_map_only(cls, lambda tensor: tensor.here, (args, kwargs))
         out = func(*args, **kwargs)
         if target is not None:
@@ -80,7 +89,7 @@ def refuse_mixture(func, args, kwargs):
     """As CUDA: numbers (tensors without dimensions) and indices may come from the CPU, nothing else."""
     if func in INDEXING:
         args = [args[0], [index for index in args[1] if isinstance(index, TensorElsewhere)], *args[2:]]
-    tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)]
+    tensors = list(tensors_of(args, kwargs))
     moved = [isinstance(tensor, TensorElsewhere) for tensor in tensors]
     if any(moved) and any(tensor.dim() for tensor, is_moved in zip(tensors, moved) if not is_moved):
         raise RuntimeError(f"{func}: Expected all tensors to be on the same device, found {NAME} and cpu")
@@ -91,7 +100,7 @@ class Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        moved = any(isinstance(tensor, TensorElsewhere) for tensor in tree_leaves((args, kwargs)))
+        moved = any(isinstance(tensor, TensorElsewhere) for tensor in tensors_of(args, kwargs))
         if moved or is_elsewhere(kwargs.get("device")):
             return TensorElsewhere.__torch_dispatch__(func, types, args, kwargs)
         return func(*args, **kwargs)

@@ -64,7 +64,7 @@ ALL = {**CONTRACTS, **OTHERS}
 def training_settings(model, folder, **more):
     """Settings of a short training of a small network, with all that a checkpoint of this model may have to keep."""
     contract = ALL[model]
-    settings = contract.small(epochs=3, train_batch_size=64)
+    settings = contract.small(epochs=3, train_batch_size=128)
     if model in CONTRACTS:
         settings.update({"lr_decay_step": 2, **contract.settings_with_state})
     return make_config(model, folder, **{**settings, **more}).external_config_dict

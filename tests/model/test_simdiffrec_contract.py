@@ -41,7 +41,7 @@ SWITCHES = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()))
 def test_switch_learns_and_leaves_nothing_idle(switches, tmp_path):
     folder = write_sequences(cycle_sequences(max_length=11), tmp_path, "cycle")
-    config = make_config("SimDiffRec", folder, **SimDiffRec.small(epochs=30, learning_rate=0.01, **switches))
+    config = make_config("SimDiffRec", folder, **SimDiffRec.small(**{**SimDiffRec.learning_settings, **switches}))
     train_data = build_loaders(config, create_dataset(config))[0]
     model = build_model(config, train_data)
     sum(model.calculate_loss(next(iter(train_data)))).backward()

@@ -228,13 +228,14 @@ def nccl_like(monkeypatch):
 
 PLAIN = [pytest.param("SimDiffRec", test_processes.PLAIN, id="SimDiffRec plain")]
 QUIET = [pytest.param("SimDiffRec", test_processes.quiet("SimDiffRec"), id="SimDiffRec quiet")]
+ONE_EPOCH = {"epochs": 1, "train_batch_size": 128, "eval_batch_size": 20}
 NOISY = [pytest.param(name, None, id=f"{name} noisy") for name in CONTRACTS]
 
 
 @pytest.mark.parametrize("model, more", [*PLAIN, *QUIET, *NOISY])
 def test_two_processes_elsewhere_give_the_same_numbers(tmp_path, elsewhere, nccl_like, model, more):
     folder = test_processes.write_data(model, tmp_path)
-    given = test_processes.settings(model, folder, **(more or {}), use_gpu=True)
+    given = test_processes.settings(model, folder, **(more or ONE_EPOCH), use_gpu=True)
     several, codes = test_processes.run_in_copies(model, given)
     assert codes == [0, 0] and several[0]["device"] == str(elsewhere)
     assert several[0]["test_result"] == several[1]["test_result"]
