@@ -98,8 +98,12 @@ class TrainedOnce:
         return json.loads((place / "result.json").read_text())
 
     def alone(self, model, **more):
-        """Path of a copy of the checkpoint in the working folder, whose data cannot be found any more."""
-        state = load_checkpoint(self(model, **more)["checkpoint"])
-        state["config"]["data_path"] = str(Path.cwd() / "gone")
-        torch.save(state, path := Path.cwd() / f"{model}.pth")
+        """Path of a copy of the checkpoint in a folder of its own, whose data cannot be found any more."""
+        found = Path(self(model, **more)["checkpoint"])
+        path = found.parents[1] / "alone" / f"{model}.pth"
+        if not path.exists():
+            state = load_checkpoint(str(found))
+            state["config"]["data_path"] = str(path.parent / "gone")
+            path.parent.mkdir(exist_ok=True)
+            torch.save(state, path)
         return str(path)

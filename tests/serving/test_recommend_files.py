@@ -77,9 +77,9 @@ def test_a_long_table_is_grouped_by_user_and_ordered_by_time(tmp_path, content):
     assert [row[1:] for row in read_histories(tmp_path / "a.csv")] == [("b", ["i1", "i2"]), ("a", ["i9", "i1", "i3"])]
 
 
-def test_a_user_of_the_data_set_is_looked_up(checkpoint, tmp_path, capsys):
+def test_a_user_of_the_data_set_is_looked_up(checkpoint, trained, tmp_path, capsys):
     path = checkpoint("SimDiffRec")
-    (tmp_path / "cycle").symlink_to(Path(path).parents[1] / "moved")
+    (tmp_path / "cycle").symlink_to(trained.data("SimDiffRec") / "cycle")
     first = [line.split("\t") for line in (tmp_path / "cycle" / "cycle.inter").read_text().splitlines()[1:]]
     history = [item for user, item, _ in sorted(first, key=lambda row: float(row[2])) if user == "u1"]
     words = ["--user=u1", "--user=u0", f"--data_path={tmp_path}", "--k=3"]
