@@ -17,44 +17,12 @@ from recbole_diffusion.reports.tables import format_text
 from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
 
-DEFAULT_SEEDS = "3"
-
-
-def add_arguments(parser):
-    """Add the words of ``compare`` to an ``argparse`` parser; all others are settings for every cell."""
-    parser.description = "Train rows x data sets x seeds, keep every cell and write tables. Other --KEY=VALUE words are"
-    parser.description += " settings of all cells. A second call runs only what is missing."
-    parser.add_argument("--models", default="", help="model names, separated by commas")
-    parser.add_argument(
-        "--rows",
-        help="yaml file: label -> {model: NAME, key: value, datasets: {name: {key: value}}}; with --paper also more "
-        "settings for its rows",
-    )
-    parser.add_argument("--paper", help="rows, data sets and published figures of a table, such as simdiffrec.table2")
-    parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
-    parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
-    parser.add_argument("--ours", help="label of the row that is tested against the others (default the last)")
-    parser.add_argument(
-        "--show",
-        default="",
-        help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at "
-        "any cut-off up to the largest of topk come from the kept ranks",
-    )
-    parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
-    parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
-    parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
-    parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
-    parser.add_argument("--only-tables", action="store_true", help="run nothing, write the tables of the kept cells")
-    parser.add_argument(
-        "--any-code", action="store_true", help="accept kept cells of other versions of the code, newest first"
-    )
-
 
 def main(args, settings):
     """Run the missing cells of a selection and write its tables.
 
     Args:
-        args (argparse.Namespace): see :func:`add_arguments`.
+        args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_compare`.
         settings (dict): settings of all cells, typed.
 
     Returns:

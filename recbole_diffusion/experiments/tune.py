@@ -29,27 +29,11 @@ REFUSED = {
 }
 
 
-def add_arguments(parser):
-    """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
-    parser.description = "Search settings on the validation part; the test part is never ranked. Other"
-    parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
-    parser.add_argument("--model", default="", help="name of the model")
-    parser.add_argument("--dataset", default="", help="name of the data set")
-    parser.add_argument("--trials", default="20", help="finished trials that the study shall have (default 20)")
-    parser.add_argument("--space", help="yaml file: key -> list of values, or {low: , high: , log: True, step: }")
-    parser.add_argument("--study", help="name of the study (default MODEL-DATASET)")
-    parser.add_argument("--storage", help="database URL, shared by machines (default sqlite in --out)")
-    parser.add_argument("--search", default="tpe", help="tpe, random or grid (default tpe)")
-    parser.add_argument("--pruner", default="median", help="median, halving or none (default median)")
-    parser.add_argument("--search-seed", default="2020", help="seed of the search (default 2020)")
-    parser.add_argument("--out", default="runs/tune", help="folder for the study and its best settings")
-
-
 def main(args, settings):
     """Run trials until the study has enough of them, and write the best settings.
 
     Args:
-        args (argparse.Namespace): see :func:`add_arguments`.
+        args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_tune`.
         settings (dict): settings of all trials, typed.
 
     Returns:
