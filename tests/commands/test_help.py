@@ -14,15 +14,16 @@ from recbole_diffusion.settings.recbole_files import stock_models, stock_setting
 from recbole_diffusion.settings.registry import UNSUPPORTED, recbole_models
 
 ROOT = Path(__file__).parents[2]
-FORBIDDING = """
+LOOKING = """
 import sys
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "recbole"):
-            raise AssertionError(f"{name} is imported")
-sys.meta_path.insert(0, Forbidden())
 from recbole_diffusion.cli import main
-sys.exit(main(sys.argv[1:]))
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+for name in ("torch", "recbole"):
+    assert name not in sys.modules, f"{name} is imported"
+sys.exit(code)
 """
 HELPS = [*([name, "--help"] for name in COMMANDS), *(["plot", kind, "--help"] for kind in ("curves", "sweep", "groups", "tsne"))]
 HELPS += [["--help"], ["run", "--help"], ["--help", "--model=DiffSBR"], ["list", "papers"]]
@@ -39,8 +40,8 @@ def python(*words, **environment):
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
 def test_no_help_imports_pytorch_or_recbole(words):
-    code, output, _ = python("-c", FORBIDDING, *words)
-    assert (code, "imported" in output) == (0, False), output
+    code, output, _ = python("-c", LOOKING, *words)
+    assert code == 0, output
     assert "usage: recbole-diffusion" in output or words[0] == "list"
 
 
@@ -57,7 +58,7 @@ def test_the_command_runs_as_a_module():
 def test_help_documents_the_settings_of_a_model_with_their_defaults(capsys):
     assert main(["--help", "--model=SimDiffRec"]) == 0
     output = capsys.readouterr().out
-    assert "k_noise (int, default 5): " in output and "--preset=quick: Minutes" in output
+    assert "k_noise (int, default 30): " in output and "--preset=quick: Minutes" in output
     assert "epochs (int, default 300): Most training epochs." in output
 
 
