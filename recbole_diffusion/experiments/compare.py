@@ -1,6 +1,7 @@
 """``recbole-diffusion compare``: models x data sets x seeds, each cell kept, and tables of what is there."""
 
 import re
+from pathlib import Path
 
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments import paper
@@ -19,7 +20,7 @@ from recbole_diffusion.settings.config import DiffusionConfig
 
 
 def main(args, settings):
-    """Run the missing cells of a selection and write its tables.
+    """Run the missing cells of a selection, write its tables and print them.
 
     Args:
         args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_compare`.
@@ -29,7 +30,26 @@ def main(args, settings):
         int: 0, or 1 when a cell failed.
 
     Raises:
-        UsageError: for a wrong selection or setting, before anything is trained.
+        UsageError: see :func:`run_selection`.
+    """
+    found, study, paths = run_selection(args, settings)
+    for dataset, path in paths.items():
+        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
+    print(f"\nreport: {Path(args.out) / study.page}")
+    return 1 if any("error" in result for result in found) else 0
+
+
+def run_selection(args, settings):
+    """Run the missing cells of a selection and write its tables.
+
+    Args:
+        args, settings: see :func:`main`.
+
+    Returns:
+        tuple: results as :func:`in_order` has them, what they are about (Study), and data set -> its page.
+
+    Raises:
+        UsageError: for a wrong selection or setting, before anything is trained, and when there is no cell at all.
     """
     settings = expand_config_files(settings)
     preset = paper.read_preset(args.paper) if args.paper else None
@@ -44,7 +64,13 @@ def main(args, settings):
         results = [result or read_failure(cell) for cell, result in zip(cells, results)]
     else:
         run_missing(cells, results, store, jobs, lambda found: save(in_order(found, absent), args.out, study))
-    return finish(results, absent, store, study)
+    found = in_order(results, absent)
+    if not found:
+        raise UsageError(
+            f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
+        )
+    store.refresh_index()
+    return found, study, save(found, store.folder, study, everything=True)
 
 
 def describe_study(args, settings, preset, cells):
@@ -163,25 +189,3 @@ def save(found, folder, study, everything=False):
             where = f"{result['row']} on {result['dataset']}, seed {result['seed']}"
             print(f"{where}: no kept ranks for {', '.join(map(metric_title, missing))}", flush=True)
     return write_reports(found, folder, study, everything)
-
-
-def finish(results, absent, store, study):
-    """Write the tables and print where they are and what they say.
-
-    Returns:
-        int: 0, or 1 when a cell failed.
-
-    Raises:
-        UsageError: when there is no cell at all.
-    """
-    found = in_order(results, absent)
-    if not found:
-        raise UsageError(
-            f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
-        )
-    store.refresh_index()
-    paths = save(found, store.folder, study, everything=True)
-    for dataset, path in paths.items():
-        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
-    print(f"\nreport: {store.folder / study.page}")
-    return 1 if any("error" in result for result in found) else 0
