@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def as_file(content, what, folder):
     """
     if not isinstance(content, Mapping):
         return content
-    text = yaml.safe_dump(plain(dict(content)), sort_keys=False, allow_unicode=True)
+    values = json.loads(json.dumps(plain(dict(content))))  # numbers of NumPy become Python's
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     path = Path(folder) / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     with written_whole(path) as file:
         file.write(text)
