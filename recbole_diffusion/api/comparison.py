@@ -80,6 +80,8 @@ class ComparisonResult:
         texts = [f"{dataset}\n{format_text(cells, self.study)}" for dataset, cells in self._datasets()]
         return "\n\n".join([*texts, f"report: {self.page}"])
 
+    __repr__ = __str__
+
     def _repr_html_(self):
         """The table in a notebook, mean ± deviation."""
         shown = self.table.drop(columns="seeds", level=0)

@@ -68,6 +68,8 @@ class TuningResult:
         chosen = ", ".join(f"{key}={self.best[key]}" for key in self.best if key in self.trials)
         return f"{self.model} on {self.dataset}: {self.metric} {self.score:.4f} with {chosen}\n{self.trials}"
 
+    __repr__ = __str__
+
     def _repr_html_(self):
         return self.trials.to_html()
 

@@ -12,6 +12,7 @@ from recbole_diffusion.serving.histories import file_format, ranking_writer, rea
 from recbole_diffusion.serving.recommender import Recommender, UnknownItemError
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
+from recbole_diffusion.training.surroundings import without_recboles_warnings
 
 
 def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknown="drop", batch_size=256):
@@ -58,6 +59,7 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     return counts
 
 
+@without_recboles_warnings()
 def histories_of_users(checkpoint, users, data_path=None):
     """What some users of the data set did, all of it, targets of validation and test included.
 

@@ -17,8 +17,8 @@ NEEDS = {
     **dict.fromkeys(("GRU4RecKG", "KSR"), "a knowledge graph"),
 }
 TAKES = {"DiffSBR": "vectors of items", "DIN": "columns of items", "DIEN": "columns of items"}
-# Models that read the data set again when they are built.
-READ_DATA_AGAIN = ("DIEN", "DIN", "FDSA", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecF")
+# Models that read more than a history: the data set when they are built, or other columns when they score.
+READ_MORE = ("DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecCPR", "SASRecF")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def abilities():
 def _of_known(name, origin):
     if name in registry.UNSUPPORTED:
         return Abilities(name, origin, *("no",) * 5, refused=registry.UNSUPPORTED[name])
-    recommends = name not in (*LEARN_USERS, *READ_DATA_AGAIN)
+    recommends = name not in (*LEARN_USERS, *READ_MORE)
     return Abilities(
         name,
         origin,

@@ -52,5 +52,5 @@ def test_models_recommend_as_listed(name, tmp_path):
 
 def test_what_is_listed_exists():
     known = {*recbole_models(), *ABLE}
-    assert {*abilities.LEARN_USERS, *abilities.READ_DATA_AGAIN, *abilities.NEEDS, *abilities.TAKES} <= known
+    assert {*abilities.LEARN_USERS, *abilities.READ_MORE, *abilities.NEEDS, *abilities.TAKES} <= known
     assert set(abilities.EXPORTABLE) == set(export.EXPORTABLE)
