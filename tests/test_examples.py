@@ -21,7 +21,9 @@ def test_outputs_are_stripped(path):
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"} and set(notebook.metadata.language_info) == {"name"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info"} and set(notebook.metadata.language_info) == {
+        "name"
+    }
 
 
 def children_seconds():
@@ -36,10 +38,14 @@ def test_they_run(path, tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
     start = children_seconds()
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
     assert children_seconds() - start < 60  # of the kernel, which has ended
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [output.text for output in shown if output.get("name") == "stderr" and "IProgress not found" not in output.text]
+    assert not [
+        output.text for output in shown if output.get("name") == "stderr" and "IProgress not found" not in output.text
+    ]
     kinds = [kind for output in shown for kind in output.get("data", {})]
     assert kinds.count("image/png") == 2 and kinds.count("text/html") == 6
     texts = "".join(output["data"]["text/html"] for output in shown if "text/html" in output.get("data", {}))

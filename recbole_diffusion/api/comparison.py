@@ -1,7 +1,11 @@
 """``compare``: rows x data sets x seeds from Python, with tables as data frames."""
 
+from __future__ import annotations
+
 import html
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +15,7 @@ from recbole_diffusion.experiments.compare import run_selection
 from recbole_diffusion.prepare.data_frames import with_frame_stored
 from recbole_diffusion.reports.study import (
     PROTOCOLS,
+    Study,
     comparisons,
     finished,
     group_by,
@@ -23,8 +28,23 @@ from recbole_diffusion.reports.study import (
 from recbole_diffusion.reports.tables import format_text
 
 
-def compare(models=None, datasets=None, seeds=3, *, rows=None, paper=None, only=None, ours=None, show=None, name=None,
-            jobs=1, out="runs/compare", only_tables=False, any_code=False, **settings):  # fmt: skip
+def compare(
+    models: list[str] | str | None = None,
+    datasets: list[str] | str | pd.DataFrame | None = None,
+    seeds: int = 3,
+    *,
+    rows: dict[str, Any] | str | Path | None = None,
+    paper: str | None = None,
+    only: list[str] | str | None = None,
+    ours: str | None = None,
+    show: list[str] | str | None = None,
+    name: str | None = None,
+    jobs: int = 1,
+    out: str | Path = "runs/compare",
+    only_tables: bool = False,
+    any_code: bool = False,
+    **settings: Any,
+) -> ComparisonResult:
     """Train rows x data sets x seeds, keep every cell and write the tables; the function of the command ``compare``.
 
     What was trained before with the same settings, data and code is not trained again.
@@ -73,16 +93,16 @@ class ComparisonResult:
         folder (Path): holds cells and tables, and :attr:`page`.
     """
 
-    def __init__(self, results, study, folder):
+    def __init__(self, results: list[dict[str, Any]], study: Study, folder: str | Path) -> None:
         self.results, self.study, self.folder = results, study, Path(folder)
 
-    def __str__(self):
+    def __str__(self) -> str:
         texts = [f"{dataset}\n{format_text(cells, self.study)}" for dataset, cells in self._datasets()]
         return "\n\n".join([*texts, f"report: {self.page}"])
 
     __repr__ = __str__
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         """The table in a notebook, mean ± deviation."""
         shown = self.table.drop(columns="seeds", level=0)
         texts = pd.DataFrame({
@@ -92,16 +112,16 @@ class ComparisonResult:
         return f"{texts.to_html()}<p>report: {html.escape(str(self.page))}</p>"
 
     @property
-    def page(self):
+    def page(self) -> Path:
         """The HTML page of everything (pathlib.Path)."""
         return self.folder / self.study.page
 
     @property
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """Means and deviations over seeds, a :class:`pandas.DataFrame`.
 
-        A row per ``dataset``, ``history`` (``not masked``, ``masked``) and ``row``; columns are pairs such as ``("HR@10",
-        "mean")`` and ``("HR@10", "std")``, the sample standard deviation, NaN for one seed; and ``("seeds", "")``.
+        A row per ``dataset``, ``history`` (``not masked``, ``masked``) and ``row``; columns are pairs such as
+        ``("HR@10", "mean")`` and ``("HR@10", "std")``, the sample standard deviation, NaN for one seed; and ``("seeds", "")``.
         """
         lines = {}
         for dataset, cells in self._datasets():
@@ -115,8 +135,8 @@ class ComparisonResult:
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns or [("seeds", "")]), dtype=float)
 
     @property
-    def cells(self):
-        """Every training, a :class:`pandas.DataFrame`: row, model, dataset, seed, facts, metrics such as ``HR@10 masked``.
+    def cells(self) -> pd.DataFrame:
+        """Every training, a :class:`pandas.DataFrame`: names, facts, and metrics such as ``HR@10 masked``.
 
         A cell that failed has its ``error`` and NaN.
         """
@@ -125,7 +145,9 @@ class ComparisonResult:
         for result in self.results:
             if "absent" in result:
                 continue
-            line = {key: result.get(key) for key in ("row", "model", "dataset", "seed", "error", "best_epoch", "epochs")}
+            line = {
+                key: result.get(key) for key in ("row", "model", "dataset", "seed", "error", "best_epoch", "epochs")
+            }
             if finished([result]):
                 line.update(parameters=result.get("parameters"), seconds=result["seconds"]["training"])
                 line.update({f"{metric_title(name)} {title}": result[protocol].get(name)
@@ -134,7 +156,7 @@ class ComparisonResult:
         return pd.DataFrame(lines)
 
     @property
-    def tests(self):
+    def tests(self) -> pd.DataFrame:
         """Paired tests of the row ``ours`` against the others, a :class:`pandas.DataFrame` with a row per metric.
 
         ``over`` says what the pairs are: users or seeds. ``p`` is two-sided, ``p_holm`` corrected for the number of
@@ -154,8 +176,8 @@ class ComparisonResult:
         return pd.DataFrame(lines, columns=columns)
 
     @property
-    def published(self):
-        """Published figures of ``paper``, a :class:`pandas.DataFrame`: a row per ``dataset`` and ``row``, else empty."""
+    def published(self) -> pd.DataFrame:
+        """Published figures of ``paper``, a :class:`pandas.DataFrame` by ``dataset`` and ``row``, else empty."""
         shown = [dataset for dataset, _ in self._datasets()]
         lines = {(dataset, row): {metric_title(name): value for name, value in figures.items()}
                  for dataset, of_rows in self.study.published.items() if dataset in shown
@@ -163,11 +185,13 @@ class ComparisonResult:
         index = pd.MultiIndex.from_tuples(list(lines) or [], names=["dataset", "row"])
         return pd.DataFrame(list(lines.values()), index)
 
-    def _datasets(self):
+    def _datasets(self) -> Any:
         return group_by(self.results, "dataset").items()
 
 
-def summary(runs, protocol, names):
+def summary(
+    runs: list[dict[str, Any]], protocol: str, names: list[str]
+) -> Iterator[tuple[tuple[str, str], float | None]]:
     """Pairs of column and number: mean and deviation of every metric over the runs of a row, and how many there are."""
     for name in names:
         values = [run[protocol][name] for run in runs if run[protocol].get(name) is not None]
@@ -177,6 +201,6 @@ def summary(runs, protocol, names):
     yield ("seeds", ""), len(runs)
 
 
-def format_cell(mean, std):
+def format_cell(mean: float, std: float) -> str:
     """``0.1234 ± 0.0012``."""
     return "–" if pd.isna(mean) else f"{mean:.4f}" + ("" if pd.isna(std) else f" ± {std:.4f}")

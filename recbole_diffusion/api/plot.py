@@ -3,8 +3,11 @@
 Each function draws what the command of its name draws, and leaves the settings of matplotlib as they were.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.api.comparison import ComparisonResult
 from recbole_diffusion.api.words import joined, parsed
@@ -12,8 +15,11 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.reports.arguments import add_plot
 from recbole_diffusion.reports.plot import draw
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def curves(runs, metric=None):
+
+def curves(runs: Any, metric: str | None = None) -> Figure:
     """Losses and a validation metric by epoch.
 
     Args:
@@ -30,7 +36,14 @@ def curves(runs, metric=None):
     return drawn("curves", labelled(runs, "result_file"), metric=metric)
 
 
-def sweep(key, folder="runs/compare", metric="HR@10", datasets=None, part="test", masked=False):
+def sweep(
+    key: str,
+    folder: str | Path | ComparisonResult = "runs/compare",
+    metric: str = "HR@10",
+    datasets: list[str] | str | None = None,
+    part: str = "test",
+    masked: bool = False,
+) -> Figure:
     """A metric over a setting, mean and deviation over seeds.
 
     Args:
@@ -52,7 +65,13 @@ def sweep(key, folder="runs/compare", metric="HR@10", datasets=None, part="test"
     return drawn("sweep", [f"--key={key}"], folder=folder, metric=metric, datasets=names, part=part, masked=masked)
 
 
-def groups(checkpoints, metric="HR@10", groups=5, data_path=None, trust_checkpoint=False):
+def groups(
+    checkpoints: Any,
+    metric: str = "HR@10",
+    groups: int = 5,
+    data_path: str | None = None,
+    trust_checkpoint: bool = False,
+) -> Figure:
     """A metric by length of history and by popularity of the target.
 
     Args:
@@ -73,7 +92,15 @@ def groups(checkpoints, metric="HR@10", groups=5, data_path=None, trust_checkpoi
     return drawn("groups", words, metric=metric, groups=groups, data_path=data_path, trust_checkpoint=trust_checkpoint)
 
 
-def tsne(checkpoints, what="sequences", points=1000, users=8, seed=2020, data_path=None, trust_checkpoint=False):
+def tsne(
+    checkpoints: Any,
+    what: str = "sequences",
+    points: int = 1000,
+    users: int = 8,
+    seed: int = 2020,
+    data_path: str | None = None,
+    trust_checkpoint: bool = False,
+) -> Figure:
     """Embeddings in two dimensions.
 
     Args:
@@ -95,13 +122,13 @@ def tsne(checkpoints, what="sequences", points=1000, users=8, seed=2020, data_pa
                  trust_checkpoint=trust_checkpoint)  # fmt: skip
 
 
-def drawn(kind, words, **options):
+def drawn(kind: str, words: list[str], **options: Any) -> Figure:
     """The figure of a kind of picture, closed, so that a notebook shows it once."""
     figure, _ = draw(parsed(add_plot, [kind, *words], **options))
     return figure
 
 
-def labelled(runs, kept_as):
+def labelled(runs: Any, kept_as: str) -> list[str]:
     """Words ``LABEL=FILE``.
 
     Args:
@@ -126,7 +153,7 @@ def labelled(runs, kept_as):
     return [f"{label}={file}" for label, file in pairs]
 
 
-def file_of(run, kept_as):
+def file_of(run: Any, kept_as: str) -> Any:
     """Path of a file, or of what a result names."""
     if not isinstance(run, Mapping):
         return run

@@ -1,6 +1,9 @@
 """``tune``: a search of settings from Python."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,8 +14,20 @@ from recbole_diffusion.experiments.tune import report, search
 from recbole_diffusion.prepare.data_frames import with_frame_stored
 
 
-def tune(model, dataset, trials=20, space=None, *, study=None, storage=None, search_by="tpe", pruner="median",
-         search_seed=2020, out="runs/tune", **settings):  # fmt: skip
+def tune(
+    model: str,
+    dataset: str | pd.DataFrame,
+    trials: int = 20,
+    space: dict[str, Any] | str | Path | None = None,
+    *,
+    study: str | None = None,
+    storage: str | None = None,
+    search_by: str = "tpe",
+    pruner: str = "median",
+    search_seed: int = 2020,
+    out: str | Path = "runs/tune",
+    **settings: Any,
+) -> TuningResult:
     """Search settings on the validation part; the function of the command ``tune``. The test part is never ranked.
 
     The same call goes on with its study.
@@ -60,29 +75,36 @@ class TuningResult:
         file (Path): ``best`` as a config file.
     """
 
-    def __init__(self, study, model, dataset, best, metric, file):
+    def __init__(
+        self, study: Any, model: str, dataset: str, best: dict[str, Any], metric: str, file: str | Path
+    ) -> None:
         self.study, self.model, self.dataset = study, model, dataset
         self.best, self.metric, self.file = best, metric, Path(file)
 
-    def __str__(self):
+    def __str__(self) -> str:
         chosen = ", ".join(f"{key}={self.best[key]}" for key in self.best if key in self.trials)
         return f"{self.model} on {self.dataset}: {self.metric} {self.score:.4f} with {chosen}\n{self.trials}"
 
     __repr__ = __str__
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.trials.to_html()
 
     @property
-    def score(self):
+    def score(self) -> float:
         """Validation metric of the best trial."""
         return self.study.best_value
 
     @property
-    def trials(self):
+    def trials(self) -> pd.DataFrame:
         """A :class:`pandas.DataFrame` with a row per trial: ``state``, ``score`` and ``epochs``, and what it tried."""
         lines = [
-            {"state": trial.state.name.lower(), "score": trial.value, "epochs": trial.user_attrs.get("epochs"), **trial.params}
+            {
+                "state": trial.state.name.lower(),
+                "score": trial.value,
+                "epochs": trial.user_attrs.get("epochs"),
+                **trial.params,
+            }
             for trial in self.study.trials
         ]
         return pd.DataFrame(lines, index=pd.RangeIndex(len(lines), name="trial"))

@@ -1,10 +1,13 @@
 """Python values as the parsed words of a command, so that function and command are one thing with the same defaults."""
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,7 +15,7 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import plain, written_whole
 
 
-def parsed(adder, words=(), **options):
+def parsed(adder: Callable[[Any], None], words: Sequence[str] = (), **options: Any) -> argparse.Namespace:
     """What a command gets from its parser.
 
     Args:
@@ -32,7 +35,7 @@ def parsed(adder, words=(), **options):
     return arguments
 
 
-def joined(names, what):
+def joined(names: Any, what: str) -> str | None:
     """Names as a word with commas. Raises UsageError for something else than text or a list of texts."""
     if names is None or isinstance(names, str):
         return names
@@ -41,7 +44,7 @@ def joined(names, what):
     return ", ".join(names)
 
 
-def as_file(content, what, folder):
+def as_file(content: Any, what: str, folder: str | Path) -> Any:
     """Path of a yaml file with a dict, so that the command on the pages of a study can name it; a path stays as it is.
 
     Args:

@@ -74,7 +74,7 @@ def section(title, settings):
 
 
 def settings_of_model(name, preset=None):
-    """Lines: presets and settings of a model. Raises UsageError for an unknown model or preset, or one that cannot run."""
+    """Lines: presets and settings of a model. Raises UsageError for an unknown one, and one that cannot run."""
     plugin = registry.plugin_models()
     known = [*plugin, *stock_models()]
     if name in registry.UNSUPPORTED or name not in known:

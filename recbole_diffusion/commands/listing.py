@@ -6,6 +6,7 @@ from recbole_diffusion.settings.abilities import abilities
 from recbole_diffusion.settings.presets import describe_preset, preset_files
 from recbole_diffusion.settings.properties import (
     data_sets,
+    default_data_path,
     load_yaml,
     properties_dir,
     property_file,
@@ -66,15 +67,18 @@ def list_datasets(data_path):
         "counts": [describe_counts(settings[name]) for name in names],
         "protocol": [describe_protocol(settings[name]) for name in names],
     })  # fmt: skip
-    yield from ("", f"Looked for in {folder.resolve()} (--data_path changes it). 'recbole-diffusion prepare NAME' builds one.")
+    yield from (
+        "",
+        f"Looked for in {folder.resolve()} (--data_path changes it). 'recbole-diffusion prepare NAME' builds one.",
+    )
 
 
 def place_of(name, folder, there):
-    """Folder of a data set; ``ml-100k`` comes with RecBole."""
+    """Folder of a data set; ``ml-100k`` comes with RecBole, others with this package."""
     recbole = recbole_folder()
     if name == "ml-100k" and name not in there and recbole:
         return recbole / "dataset_example" / name
-    return folder / name
+    return Path(default_data_path(name, folder)) / name
 
 
 def describe_counts(settings):

@@ -1,4 +1,4 @@
-"""The words of ``compare`` and ``tune``, apart from what they start, so that ``--help`` imports neither PyTorch nor RecBole."""
+"""The words of ``compare`` and ``tune``, apart from what they start: ``--help`` imports no PyTorch and no RecBole."""
 
 
 def add_compare(parser):

@@ -1,4 +1,4 @@
-"""The words of ``features``, apart from what they start, so that ``--help`` imports neither PyTorch nor RecBole."""
+"""The words of ``features``, apart from what they start: ``--help`` imports no PyTorch and no RecBole."""
 
 DEFAULT_TEXT_MODEL = "bert-base-uncased"
 

@@ -1,4 +1,4 @@
-"""The words of ``plot``, apart from what they start, so that ``--help`` imports neither PyTorch nor RecBole."""
+"""The words of ``plot``, apart from what they start: ``--help`` imports no PyTorch and no RecBole."""
 
 from recbole_diffusion.settings.arguments import add_trust_argument
 

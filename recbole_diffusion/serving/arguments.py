@@ -1,4 +1,4 @@
-"""The words of ``recommend`` and ``export``, apart from what they start, so that ``--help`` imports neither PyTorch nor RecBole."""
+"""The words of ``recommend`` and ``export``, apart from what they start: ``--help`` imports no PyTorch and no RecBole."""
 
 from recbole_diffusion.settings.arguments import add_trust_argument
 
@@ -9,7 +9,7 @@ def add_recommend(parser):
     parser.add_argument("--input", help="histories, .csv or .jsonl")
     parser.add_argument("--output", help="recommendations, .csv or .jsonl")
     parser.add_argument("--user", action="append", help="a user of the data set instead of --input; may be repeated")
-    parser.add_argument("--data-path", "--data_path", help="folder of the data sets, for --user (default: as in training)")
+    parser.add_argument("--data-path", "--data_path", help="folder of the data, for --user (default: as in training)")
     parser.add_argument("--k", type=int, default=10, help="items per history (default: 10)")
     parser.add_argument("--exclude-seen", "--exclude_seen", action="store_true", help="leave out items of the history")
     parser.add_argument("--unknown", default="drop", help="items that the model does not know: drop or error")

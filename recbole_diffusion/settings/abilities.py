@@ -1,4 +1,4 @@
-"""What each model can, beside training: known without importing it, and held to the truth by tests/serving/test_abilities.py."""
+"""What each model can, known without importing it, and held to the truth by tests/serving/test_abilities.py."""
 
 from dataclasses import dataclass
 

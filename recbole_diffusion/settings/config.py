@@ -106,7 +106,7 @@ class DiffusionConfig(Config):
             content = load_yaml(file)
             for key in ("config", "config_file", "config_files"):
                 if key in content:
-                    raise UsageError(f"config file '{file}' names others with {key}, which nothing reads: name them beside it")
+                    raise UsageError(f"config file '{file}' names others with {key}, which nothing reads: give them beside")
             settings.update(content)
         return settings
 

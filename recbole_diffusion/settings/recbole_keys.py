@@ -11,7 +11,7 @@ HIDDEN_KEYS_OF_MODELS = {"eta"}
 # Keys that RecBole lists, or reads in parts that do not run here, and what to do instead.
 _PROCESSES = "processes are asked for on the command line or in config_dict of run: move it there"
 UNREAD = {
-    **dict.fromkeys(("config", "config_file", "config_files"), "config files are named by --config_files or config_file_list"),
+    **dict.fromkeys(("config", "config_file", "config_files"), "config files are named by --config_files, config_file_list"),
     **dict.fromkeys(("nproc", "world_size", "ip", "port", "group_offset"), _PROCESSES),
     **dict.fromkeys(("local_rank", "single_spec"), "it follows from nproc or torchrun: remove it"),
     "offset": "processes on other machines are counted by group_offset",

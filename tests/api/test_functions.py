@@ -16,8 +16,8 @@ from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.properties import load_yaml
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
-TINY = {"epochs": 2, "topk": [1, 5], "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False, "hidden_size": 8,
-        "inner_size": 16, "train_batch_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "allow_unknown_keys": True}  # fmt: skip
+TINY = {"epochs": 2, "topk": [1, 5], "valid_metric": "MRR@5", "use_gpu": False, "show_progress": False,
+        "hidden_size": 8, "inner_size": 16, "train_batch_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "allow_unknown_keys": True}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,16 @@ def trained(tmp_path_factory):
 
 def test_a_comparison_is_a_table(trained):
     found = trained.compared
-    assert list(found.table.index) == [("cycle", history, row) for history in ("not masked", "masked") for row in ("short", "long")]
-    assert list(found.table.columns) == [("HR@5", "mean"), ("HR@5", "std"), ("MRR@5", "mean"), ("MRR@5", "std"), ("seeds", "")]
+    assert list(found.table.index) == [
+        ("cycle", history, row) for history in ("not masked", "masked") for row in ("short", "long")
+    ]
+    assert list(found.table.columns) == [
+        ("HR@5", "mean"),
+        ("HR@5", "std"),
+        ("MRR@5", "mean"),
+        ("MRR@5", "std"),
+        ("seeds", ""),
+    ]
     cells = found.cells.set_index("row")
     for row in ("short", "long"):
         for history in ("masked", "not masked"):
@@ -58,7 +66,9 @@ def test_a_comparison_goes_on_from_what_is_kept(trained, capsys):
 
 
 def test_a_comparison_of_a_paper_has_its_figures():
-    found = compare(paper="simdiffrec.table2", datasets="beauty", only=["SASRec"], only_tables=True, data_path="nowhere")
+    found = compare(
+        paper="simdiffrec.table2", datasets="beauty", only=["SASRec"], only_tables=True, data_path="nowhere"
+    )
     assert found.table.empty and found.cells.empty and found.tests.empty
     assert found.published.loc[("beauty", "SASRec"), "HR@5"] == pytest.approx(0.0385, abs=0.03)
     assert "SASRec" in str(found)
@@ -92,7 +102,9 @@ def test_recommendations_are_a_table(trained):
     assert [tuple(pair) for pair in found.loc[found["user"] == "b", ["item", "score"]].to_numpy()] == model.recommend(
         [["i3", "i4"], ["i7"]], 3
     )[1]
-    pd.testing.assert_frame_equal(recommend(model, [["i3", "i4"], ["i7"]], k=3).drop(columns="user"), found.drop(columns="user"))
+    pd.testing.assert_frame_equal(
+        recommend(model, [["i3", "i4"], ["i7"]], k=3).drop(columns="user"), found.drop(columns="user")
+    )
 
 
 def test_recommendations_for_a_frame_go_by_time(trained):
@@ -116,9 +128,15 @@ def test_recommendations_for_users_of_the_data(trained):
     "histories, message",
     [
         (None, "either histories or users"),
-        (pd.DataFrame({"user": ["a"], "thing": ["i3"]}), "no column of the item: name it item_id, item; there are user, thing"),
+        (
+            pd.DataFrame({"user": ["a"], "thing": ["i3"]}),
+            "no column of the item: name it item_id, item; there are user, thing",
+        ),
         (pd.DataFrame({"user": ["a", None], "item": ["i3", "i4"]}), "row 1 has no user"),
-        (pd.DataFrame({"user": ["a"], "item": ["i3"], "time": ["soon"]}), "'soon' and the others of 'time' are no times"),
+        (
+            pd.DataFrame({"user": ["a"], "item": ["i3"], "time": ["soon"]}),
+            "'soon' and the others of 'time' are no times",
+        ),
         ([["i3"], "i4"], "history 1 must be a list"),
     ],
 )
@@ -133,7 +151,11 @@ def test_pictures_are_figures_and_leave_matplotlib_alone(trained):
     losses, valid = plot.curves(trained.run).axes
     history = trained.run["history"]
     assert list(valid.lines[0].get_ydata()) == history["valid"]["mrr@5"] and len(losses.lines) == 1
-    labels = plot.curves({"one": trained.run, "two": trained.run["checkpoint"]}, metric="HR@5").axes[0].get_legend_handles_labels()[1]
+    labels = (
+        plot.curves({"one": trained.run, "two": trained.run["checkpoint"]}, metric="HR@5")
+        .axes[0]
+        .get_legend_handles_labels()[1]
+    )
     assert [label.partition(":")[0] for label in labels] == ["one", "two"]
     means = trained.compared.table.xs("not masked", level="history")["HR@5"]["mean"]
     line = plot.sweep("n_layers", trained.compared, metric="HR@5").axes[0].lines[0]
@@ -159,7 +181,9 @@ def test_what_cannot_be_drawn_is_refused(trained):
 
 
 def test_words(tmp_path):
-    assert joined(["a", "b"], "models") == "a, b" and joined("a,b", "models") == "a,b" and joined(None, "models") is None
+    assert (
+        joined(["a", "b"], "models") == "a, b" and joined("a,b", "models") == "a,b" and joined(None, "models") is None
+    )
     path = as_file({"tau": [np.float64(0.5)]}, "space", tmp_path)
     assert load_yaml(path) == {"tau": [0.5]} and as_file(path, "space", tmp_path) == path
 

@@ -25,7 +25,10 @@ for name in ("torch", "recbole"):
     assert name not in sys.modules, f"{name} is imported"
 sys.exit(code)
 """
-HELPS = [*([name, "--help"] for name in COMMANDS), *(["plot", kind, "--help"] for kind in ("curves", "sweep", "groups", "tsne"))]
+HELPS = [
+    *([name, "--help"] for name in COMMANDS),
+    *(["plot", kind, "--help"] for kind in ("curves", "sweep", "groups", "tsne")),
+]
 HELPS += [["--help"], ["run", "--help"], ["--help", "--model=DiffSBR"], ["list", "papers"]]
 HELPS += [["train", "-h", "-m", "GRU4Rec", "-d", "beauty"], ["help", "compare"]]
 

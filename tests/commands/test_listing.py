@@ -18,7 +18,18 @@ def listed(capsys, *words):
 def test_models(capsys):
     found = listed(capsys, "models")
     assert {*plugin_models(), *recbole_models()} <= set(found)
-    assert found["SimDiffRec"].split() == ["SimDiffRec", "here", "yes", "onnx", "no", "yes", "yes", "paper,", "quick,", "released"]
+    assert found["SimDiffRec"].split() == [
+        "SimDiffRec",
+        "here",
+        "yes",
+        "onnx",
+        "no",
+        "yes",
+        "yes",
+        "paper,",
+        "quick,",
+        "released",
+    ]
     assert found["Caser"].split() == ["Caser", "RecBole", "no", "no", "no", "no", "no"]
     assert "(vectors of items)" in found["DiffSBR"]
     for name, reason in UNSUPPORTED.items():

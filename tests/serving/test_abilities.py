@@ -15,7 +15,13 @@ from recbole_diffusion.training.networks import build_model
 
 GRAPHS = ("GRU4RecKG", "KSR")  # of knowledge, which no small data set has
 ABLE = {one.name: one for one in abilities.abilities() if one.name not in (*UNSUPPORTED, *GRAPHS)}
-SMALL = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 16, "topk": [5], "valid_metric": "MRR@5", "allow_unknown_keys": True}
+SMALL = {
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "train_batch_size": 16,
+    "topk": [5],
+    "valid_metric": "MRR@5",
+    "allow_unknown_keys": True,
+}
 
 
 def build(name, folder):
