@@ -72,6 +72,8 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pyarrow",
+            "nbclient",  # of examples/
+            "ipykernel",
         ],
     },
     entry_points={"console_scripts": ["recbole-diffusion=recbole_diffusion.cli:main"]},

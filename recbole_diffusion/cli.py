@@ -1,66 +1,20 @@
 """The command line. Values are read as YAML scalars and never evaluated as code."""
 
 import argparse
-import importlib
 import os
 import sys
 import traceback
 import warnings
 
 from recbole_diffusion import __version__, threads
+from recbole_diffusion.commands.help import print_help
+from recbole_diffusion.commands.table import COMMANDS
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import expand_home
-from recbole_diffusion.settings.presets import describe_preset, preset_files
-from recbole_diffusion.settings.properties import (
-    parse_scalar,
-    parse_separator,
-    properties_dir,
-    property_file,
-    property_names,
-)
-from recbole_diffusion.settings.schema import read_schema
+from recbole_diffusion.settings.properties import parse_scalar, parse_separator
 
-# Command -> module, imported only when it is asked for.
-COMMANDS = {
-    "compare": "experiments.compare",
-    "tune": "experiments.tune",
-    "plot": "reports.plot",
-    "prepare": "prepare.command",
-    "check-data": "prepare.check",
-    "features": "prepare.extract",
-    "recommend": "serving.recommend",
-    "export": "serving.export",
-    "doctor": "doctor",
-}
-TAKE_SETTINGS = ("compare", "tune", "check-data")
-
-USAGE = """usage: recbole-diffusion [run] --model=NAME --dataset=NAME [--KEY=VALUE ...]
-       recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
-       recbole-diffusion compare --paper=simdiffrec.table2 --datasets=beauty
-       recbole-diffusion tune --model=NAME --dataset=NAME --trials=20 [--KEY=VALUE ...]
-       recbole-diffusion plot curves | sweep | groups | tsne ... (plot --help)
-       recbole-diffusion prepare NAME --source=FILE [--user=COLUMN ...] | --download
-       recbole-diffusion check-data NAME [--KEY=VALUE ...]
-       recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
-       recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
-       recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
-       recbole-diffusion doctor
-       python run_recbole_diffusion.py takes the same words.
-
-Trains a model, picks the best epoch on the validation part and tests it.
-
-  -m, --model NAME          a model of this package or any sequential model of RecBole (SASRec, GRU4Rec, ...)
-  -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
-  --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
-  --preset NAME             a bundle of the model's settings: paper, released, quick; --help --model=NAME lists them
-  --config_files "A B"      yaml files; later ones win, the command line wins over all
-  --result_file FILE.json   where everything the run found is written (default: beside the checkpoint)
-  --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
-  --quiet, --verbose        print warnings and the result only, or the whole log
-  --debug                   show the traceback of an error
-  --help                    this text; with --model=NAME also the settings of the model
-  --version
-"""
+SYNONYMS = {"train": "run"}
+NAMES = ("run", *SYNONYMS, *COMMANDS, "help")
 
 
 def main(argv=None):
@@ -134,10 +88,12 @@ def dispatch(words):
         print(f"recbole-diffusion {__version__}")
         return 0
     name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("run", words)
-    if name not in ("run", *COMMANDS):
-        hint = did_you_mean(name, ["run", *COMMANDS]) or f", there are: {', '.join(['run', *COMMANDS])}"
+    if name not in NAMES:
+        hint = did_you_mean(name, NAMES) or f", there are: {', '.join(NAMES)}"
         raise UsageError(f"unknown command '{name}'{hint}")
-    if name == "run":
+    if name == "help":
+        return dispatch([*rest, "--help"])
+    if SYNONYMS.get(name, name) == "run":
         return run_command(rest)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
         raise UsageError(f"{name} does not run under torchrun: start it as it is")
@@ -145,17 +101,14 @@ def dispatch(words):
 
 
 def run_module(name, words):
-    """Run the command of a module, which has ``add_arguments(parser)`` and ``main(arguments)``.
-
-    Those that train or check data take settings as well: words that are no arguments go to ``main`` as a second value.
-    """
-    module = importlib.import_module(f"recbole_diffusion.{COMMANDS[name]}")
+    """Run a command of the table; those that take settings get the words that are no arguments as a second value."""
+    command = COMMANDS[name]
     parser = Parser(prog=f"recbole-diffusion {name}", allow_abbrev=False)
-    module.add_arguments(parser)
-    if name in TAKE_SETTINGS:
+    command.add_arguments(parser)
+    if command.takes_settings:
         arguments, rest = parser.parse_known_args(words)
-        return module.main(with_homes(arguments), parse_settings(rest))
-    return module.main(with_homes(parser.parse_args(words))) or 0
+        return command.run(with_homes(arguments), parse_settings(rest))
+    return command.run(with_homes(parser.parse_args(words))) or 0
 
 
 def with_homes(arguments):
@@ -173,6 +126,7 @@ def parse_settings(words):
     Raises:
         UsageError: for a word that is no setting, and for a key given twice with different values.
     """
+    files = dict.fromkeys(("config", "config_file"), "config_files")  # as RecBole's own scripts have it
     short = {"-m": "--model", "-d": "--dataset", "--quiet": "--console=quiet", "--verbose": "--console=verbose"}
     settings, words = {}, list(words)
     while words:
@@ -181,6 +135,7 @@ def parse_settings(words):
         if not word.startswith("--") or word == "--":
             raise UsageError(f"'{word}' is not a setting: write --key=value")
         key, has_value, text = word[2:].partition("=")
+        key = files.get(key, key)
         if not has_value:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         settings_of_text = ("model", "dataset", "config_files", "result_file")
@@ -194,32 +149,15 @@ def parse_settings(words):
 def run_command(words):
     """Train and test one model."""
     if not words or "--help" in words or "-h" in words:
-        print_help([word for word in words if word not in ("--help", "-h")])
+        print_help(parse_settings([word for word in words if word not in ("--help", "-h")]))
         return 0 if words else 2
     settings = parse_settings(words)
-    files = settings.pop("config_files", "").split()
     from recbole_diffusion.quick_start import run
 
-    result = run(config_file_list=files, config_dict=settings)
+    result = run(config_dict=settings)
     if speaks():
         print(f"\n{result}")
     return 0
-
-
-def print_help(words):
-    """Usage, and the documented settings of the model that the words name."""
-    print(USAGE)
-    print(f"models of this package: {', '.join(property_names('model'))}")
-    print(f"data sets with settings: {', '.join(property_names('dataset'))}")
-    model = parse_settings(words).get("model") if words else None
-    for name, path in preset_files(model).items() if model else ():
-        print(f"--preset={name}: {describe_preset(path)}")
-    files = [properties_dir() / "overall.yaml"] + ([property_file("model", model)] if model else [])
-    for path in files:
-        if path.is_file():
-            print(f"\nsettings in {path.parent.name}/{path.name}:")
-            for setting in read_schema(path).values():
-                print(f"  {setting.key} ({setting.type}): {setting.doc}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -28,7 +28,7 @@ from recbole_diffusion.training.logs import check_places, log_file, start_loggin
 from recbole_diffusion.training.networks import build_model, restore_model, start_torch
 from recbole_diffusion.training.records import Clock, data_counts, describe_split, peak_memory_mb, versions
 from recbole_diffusion.training.result import RunResult
-from recbole_diffusion.training.surroundings import left_as_found
+from recbole_diffusion.training.surroundings import left_as_found, without_recboles_warnings
 from recbole_diffusion.training.trainer import trainer_class
 
 if TYPE_CHECKING:
@@ -241,6 +241,7 @@ def objective_function(
     return run(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
 
 
+@without_recboles_warnings()
 def load_data_and_model(
     model_file: str | PathLike[str], data_path: str | None = None, trust_checkpoint: bool = False
 ) -> tuple[DiffusionConfig, torch.nn.Module, Any, Any, Any, Any]:

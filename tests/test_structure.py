@@ -26,8 +26,10 @@ SHELVES = [
     {"training"},
     {"quick_start"},
     {"reports", "serving", "doctor"},
-    {"experiments", "testing", "recommend"},
-    {"cli"},
+    {"experiments", "testing"},
+    {"api", "commands"},
+    {"old_recommend", "cli"},
+    {"__main__"},
 ]
 NARROWER = {  # rooms that may import less than what lies below them
     "diffusion": {"errors"},

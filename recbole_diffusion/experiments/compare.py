@@ -1,6 +1,7 @@
 """``recbole-diffusion compare``: models x data sets x seeds, each cell kept, and tables of what is there."""
 
 import re
+from pathlib import Path
 
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments import paper
@@ -17,51 +18,38 @@ from recbole_diffusion.reports.tables import format_text
 from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
 
-DEFAULT_SEEDS = "3"
-
-
-def add_arguments(parser):
-    """Add the words of ``compare`` to an ``argparse`` parser; all others are settings for every cell."""
-    parser.description = "Train rows x data sets x seeds, keep every cell and write tables. Other --KEY=VALUE words are"
-    parser.description += " settings of all cells. A second call runs only what is missing."
-    parser.add_argument("--models", default="", help="model names, separated by commas")
-    parser.add_argument(
-        "--rows",
-        help="yaml file: label -> {model: NAME, key: value, datasets: {name: {key: value}}}; with --paper also more "
-        "settings for its rows",
-    )
-    parser.add_argument("--paper", help="rows, data sets and published figures of a table, such as simdiffrec.table2")
-    parser.add_argument("--datasets", default="", help="names of data sets, separated by commas")
-    parser.add_argument("--only", default="", help="labels of rows, separated by commas: leave out the others")
-    parser.add_argument("--ours", help="label of the row that is tested against the others (default the last)")
-    parser.add_argument(
-        "--show",
-        default="",
-        help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at "
-        "any cut-off up to the largest of topk come from the kept ranks",
-    )
-    parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
-    parser.add_argument("--seeds", default=DEFAULT_SEEDS, help="how many, counted from --seed (default 3, from 2020)")
-    parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
-    parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
-    parser.add_argument("--only-tables", action="store_true", help="run nothing, write the tables of the kept cells")
-    parser.add_argument(
-        "--any-code", action="store_true", help="accept kept cells of other versions of the code, newest first"
-    )
-
 
 def main(args, settings):
-    """Run the missing cells of a selection and write its tables.
+    """Run the missing cells of a selection, write its tables and print them.
 
     Args:
-        args (argparse.Namespace): see :func:`add_arguments`.
+        args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_compare`.
         settings (dict): settings of all cells, typed.
 
     Returns:
         int: 0, or 1 when a cell failed.
 
     Raises:
-        UsageError: for a wrong selection or setting, before anything is trained.
+        UsageError: see :func:`run_selection`.
+    """
+    found, study, paths = run_selection(args, settings)
+    for dataset, path in paths.items():
+        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
+    print(f"\nreport: {Path(args.out) / study.page}")
+    return 1 if any("error" in result for result in found) else 0
+
+
+def run_selection(args, settings):
+    """Run the missing cells of a selection and write its tables.
+
+    Args:
+        args, settings: see :func:`main`.
+
+    Returns:
+        tuple: results as :func:`in_order` has them, what they are about (Study), and data set -> its page.
+
+    Raises:
+        UsageError: for a wrong selection or setting, before anything is trained, and when there is no cell at all.
     """
     settings = expand_config_files(settings)
     preset = paper.read_preset(args.paper) if args.paper else None
@@ -76,7 +64,13 @@ def main(args, settings):
         results = [result or read_failure(cell) for cell, result in zip(cells, results)]
     else:
         run_missing(cells, results, store, jobs, lambda found: save(in_order(found, absent), args.out, study))
-    return finish(results, absent, store, study)
+    found = in_order(results, absent)
+    if not found:
+        raise UsageError(
+            f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
+        )
+    store.refresh_index()
+    return found, study, save(found, store.folder, study, everything=True)
 
 
 def describe_study(args, settings, preset, cells):
@@ -195,25 +189,3 @@ def save(found, folder, study, everything=False):
             where = f"{result['row']} on {result['dataset']}, seed {result['seed']}"
             print(f"{where}: no kept ranks for {', '.join(map(metric_title, missing))}", flush=True)
     return write_reports(found, folder, study, everything)
-
-
-def finish(results, absent, store, study):
-    """Write the tables and print where they are and what they say.
-
-    Returns:
-        int: 0, or 1 when a cell failed.
-
-    Raises:
-        UsageError: when there is no cell at all.
-    """
-    found = in_order(results, absent)
-    if not found:
-        raise UsageError(
-            f"no kept cell of this selection in '{store.folder}': run the same command without --only-tables"
-        )
-    store.refresh_index()
-    paths = save(found, store.folder, study, everything=True)
-    for dataset, path in paths.items():
-        print(f"\n{path}\n{format_text([result for result in found if result['dataset'] == dataset], study)}")
-    print(f"\nreport: {store.folder / study.page}")
-    return 1 if any("error" in result for result in found) else 0

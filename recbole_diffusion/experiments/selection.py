@@ -62,7 +62,7 @@ def plan_cells(args, settings, preset=None):
     """Every cell of the selection, checked.
 
     Args:
-        args (argparse.Namespace): see :func:`add_arguments`.
+        args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_compare`.
         settings (dict): settings of all cells.
         preset (Preset, optional): rows and data sets of a published table.
 

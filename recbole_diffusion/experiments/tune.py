@@ -29,34 +29,26 @@ REFUSED = {
 }
 
 
-def add_arguments(parser):
-    """Add the words of ``tune`` to an ``argparse`` parser; all others are settings of every trial."""
-    parser.description = "Search settings on the validation part; the test part is never ranked. Other"
-    parser.description += " --KEY=VALUE words are settings of all trials. The same command goes on with the study."
-    parser.add_argument("--model", default="", help="name of the model")
-    parser.add_argument("--dataset", default="", help="name of the data set")
-    parser.add_argument("--trials", default="20", help="finished trials that the study shall have (default 20)")
-    parser.add_argument("--space", help="yaml file: key -> list of values, or {low: , high: , log: True, step: }")
-    parser.add_argument("--study", help="name of the study (default MODEL-DATASET)")
-    parser.add_argument("--storage", help="database URL, shared by machines (default sqlite in --out)")
-    parser.add_argument("--search", default="tpe", help="tpe, random or grid (default tpe)")
-    parser.add_argument("--pruner", default="median", help="median, halving or none (default median)")
-    parser.add_argument("--search-seed", default="2020", help="seed of the search (default 2020)")
-    parser.add_argument("--out", default="runs/tune", help="folder for the study and its best settings")
-
-
 def main(args, settings):
-    """Run trials until the study has enough of them, and write the best settings.
+    """Run trials until the study has enough of them, and write the best settings; returns 0. See :func:`search`."""
+    study, space, settings, metric = search(args, settings)
+    report(study, args, settings, space, metric)
+    return 0
+
+
+def search(args, settings):
+    """Run trials until the study has enough of them.
 
     Args:
-        args (argparse.Namespace): see :func:`add_arguments`.
+        args (argparse.Namespace): see :func:`recbole_diffusion.experiments.arguments.add_tune`.
         settings (dict): settings of all trials, typed.
 
     Returns:
-        int: 0.
+        tuple: the study (optuna.Study), the space that was searched (dict), the settings with those of config files
+        (dict), the validation metric (str).
 
     Raises:
-        UsageError: for wrong words, before anything is trained, and when no trial ended well.
+        UsageError: for wrong words, before anything is trained.
     """
     optuna = import_optuna()
     wanted = read_count(args.trials, "trials", "how many finished trials")
@@ -79,7 +71,7 @@ def main(args, settings):
     if count_finished(study) < wanted:
         objective = make_objective(optuna, args, settings, space, cache)
         study.optimize(objective, callbacks=[stop_when_done], catch=(Exception,))
-    return report(study, args, settings, space, config["valid_metric"])
+    return study, space, settings, config["valid_metric"]
 
 
 def import_optuna():
@@ -258,7 +250,7 @@ def report(study, args, settings, space, metric):
     """Write the best settings and all trials, and print where they are.
 
     Returns:
-        int: 0.
+        Path: the file of the best settings.
 
     Raises:
         UsageError: when no trial ended with a score.
@@ -277,7 +269,7 @@ def report(study, args, settings, space, metric):
     print(f"\nbest of {count_finished(study)} trials: {metric} {best.value:.4f} with {format_settings(chosen)}")
     print(f"all trials: {folder / study.study_name}.csv\nbest settings: {path}; use them with")
     print(f"  recbole-diffusion --model={args.model} --dataset={args.dataset} --config_files={path}")
-    return 0
+    return path
 
 
 def format_trials(study):

@@ -49,6 +49,7 @@ def with_frame_stored(dataset, settings):
     if not path.is_file():
         with written_whole(path) as file:
             file.writelines(inter_lines(data, names))
+    settings.pop(_FIELDS["rating"], None)  # its column is in the file under that name, and nothing reads the setting
     fields = {key: field for (role, key), field in zip(_FIELDS.items(), names) if role != "rating"}
     return name, {**settings, **fields, "data_path": str(folder)}
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_diffusion.errors import UsageError, did_you_mean
@@ -16,20 +17,27 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_LINES = len(COLORS)
 MOST_GROUPS = len(COLORS) * len(MARKERS)
 LABEL_LETTERS = 40  # of a line of a legend or a title
+STYLE = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "figure.constrained_layout.use": True, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "recbole-diffusion",
+}  # fmt: skip
 
 
 def import_matplotlib():
-    """matplotlib without a screen. Raises UsageError where it is missing."""
+    """The package matplotlib. Raises UsageError where it is missing."""
     try:
         import matplotlib
     except ImportError:
         raise UsageError("plot needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-             "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True,
-             "figure.constrained_layout.use": True, "legend.frameon": False, "svg.fonttype": "none",
-             "svg.hashsalt": "recbole-diffusion"}  # fmt: skip
-    matplotlib.rcParams.update(style)
+    return matplotlib
+
+
+@contextmanager
+def style():
+    """The look of all pictures within the block. Raises UsageError without matplotlib."""
+    with import_matplotlib().rc_context(STYLE):
+        yield
 
 
 def new_figure(columns, width=4.6, height=3.4, shares=None):
@@ -57,16 +65,14 @@ def save(figure, rows, path):
     """Write ``path.png``, ``path.svg`` and ``path.csv`` and print where they are.
 
     Args:
-        figure (matplotlib.figure.Figure): is closed.
+        figure (matplotlib.figure.Figure): what is written.
         rows (list[dict]): the numbers of the picture, all with the same keys.
         path (Path): without suffix.
     """
-    from matplotlib import pyplot
-
     make_folder(path.parent, "out")
-    figure.savefig(path.with_name(path.name + ".png"), dpi=160)
-    figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
-    pyplot.close(figure)
+    with style():
+        figure.savefig(path.with_name(path.name + ".png"), dpi=160)
+        figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

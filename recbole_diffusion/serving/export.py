@@ -21,7 +21,6 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.layers.approximator import CrossAttention
 from recbole_diffusion.serving.recommender import Recommender
-from recbole_diffusion.training.checkpoint import add_trust_argument
 from recbole_diffusion.versions import below
 
 FORMATS = ("onnx",)
@@ -233,14 +232,6 @@ def _require_packages():
 
 
 # ------------------------------------------------------------------------------------------- command line
-
-
-def add_arguments(parser):
-    """Add the arguments of ``recbole-diffusion export`` to an argparse parser."""
-    parser.add_argument("checkpoint", help="file written by a training")
-    parser.add_argument("--format", default="onnx", help="onnx (default)")
-    parser.add_argument("--output", required=True, help="file to write")
-    add_trust_argument(parser)
 
 
 def main(args):

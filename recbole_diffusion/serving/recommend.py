@@ -11,7 +11,8 @@ from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.histories import file_format, ranking_writer, read_histories
 from recbole_diffusion.serving.recommender import Recommender, UnknownItemError
 from recbole_diffusion.settings.config import DiffusionConfig
-from recbole_diffusion.training.checkpoint import add_trust_argument, load_checkpoint, reusable_settings
+from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
+from recbole_diffusion.training.surroundings import without_recboles_warnings
 
 
 def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknown="drop", batch_size=256):
@@ -58,6 +59,7 @@ def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknow
     return counts
 
 
+@without_recboles_warnings()
 def histories_of_users(checkpoint, users, data_path=None):
     """What some users of the data set did, all of it, targets of validation and test included.
 
@@ -89,22 +91,6 @@ def histories_of_users(checkpoint, users, data_path=None):
         data.id2token(data.iid_field, rows[data.iid_field][rows[data.uid_field] == known[user]].to_numpy()).tolist()
         for user in users
     ]
-
-
-def add_arguments(parser):
-    """Add the arguments of ``recbole-diffusion recommend`` to an argparse parser."""
-    parser.add_argument("checkpoint", help="file written by a training")
-    parser.add_argument("--input", help="histories, .csv or .jsonl")
-    parser.add_argument("--output", help="recommendations, .csv or .jsonl")
-    parser.add_argument("--user", action="append", help="a user of the data set instead of --input; may be repeated")
-    parser.add_argument("--data-path", "--data_path", help="folder of the data sets, for --user (default: as in training)")
-    parser.add_argument("--k", type=int, default=10, help="items per history (default: 10)")
-    parser.add_argument("--exclude-seen", "--exclude_seen", action="store_true", help="leave out items of the history")
-    parser.add_argument("--unknown", default="drop", help="items that the model does not know: drop or error")
-    parser.add_argument("--batch-size", "--batch_size", type=int, default=256, help="histories at once (default: 256)")
-    parser.add_argument("--sampling-steps", "--sampling_steps", type=int, help="reverse steps, for models that sample")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
-    add_trust_argument(parser)
 
 
 def main(args):

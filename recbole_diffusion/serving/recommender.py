@@ -223,7 +223,12 @@ class Recommender:
     @torch.no_grad()
     def _rank(self, histories: list[list[int]], k: int, exclude_seen: bool) -> Iterator[list[tuple[str, float]]]:
         """Best items of histories of item numbers: for each a list of (token, score)."""
-        scores = self.network.full_sort_predict(self._batch(histories)).view(len(histories), -1)
+        try:
+            scores = self.network.full_sort_predict(self._batch(histories)).view(len(histories), -1)
+        except KeyError as error:
+            raise UsageError(
+                f"{self.config['model']} scores by more than a history, it asks for {error}: use load_data_and_model"
+            ) from None
         scores[:, 0] = float("-inf")
         if exclude_seen:
             rows = [row for row, items in enumerate(histories) for _ in items]

@@ -23,7 +23,13 @@ from recbole_diffusion.settings.properties import (
     property_file,
     settings_beside,
 )
-from recbole_diffusion.settings.recbole_keys import HIDDEN_KEYS, HIDDEN_KEYS_OF_MODELS
+from recbole_diffusion.settings.recbole_keys import (
+    HIDDEN_KEYS,
+    HIDDEN_KEYS_OF_MODELS,
+    KNOWLEDGE_MODELS,
+    OF_KNOWLEDGE_GRAPHS,
+    UNREAD,
+)
 from recbole_diffusion.settings.schema import read_schema
 
 # RecBole's settings that would change nothing, or the wrong thing, and what happens instead.
@@ -44,6 +50,11 @@ def without_numpy(value):
     return [without_numpy(inner) for inner in value] if isinstance(value, list) else value
 
 
+def named_files(names):
+    """Paths of a ``config_files``: a list, or a text with blanks between them."""
+    return str(names or "").split() if not isinstance(names, (list, tuple)) else names
+
+
 class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
@@ -57,15 +68,17 @@ class DiffusionConfig(Config):
         model (str): name of a plugin or RecBole sequential model.
         dataset (str): name of the data set.
         config_file_list (list[str], optional): yaml files.
-        config_dict (dict, optional): settings with typed values.
+        config_dict (dict, optional): settings with typed values; ``config_files`` names more files, between blanks.
 
     Raises:
         UsageError: for an unknown model or key, and for a value of the wrong type or out of range.
     """
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
+        config_dict = copy.deepcopy(dict(config_dict or {}))
+        files = [*(config_file_list or []), *named_files(config_dict.pop("config_files", None))]
         try:
-            super().__init__(model, dataset, config_file_list, without_numpy(copy.deepcopy(dict(config_dict or {}))))
+            super().__init__(model, dataset, files, without_numpy(config_dict))
             self._require_runnable()
         except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, UsageError):
@@ -90,7 +103,11 @@ class DiffusionConfig(Config):
     def _load_config_files(self, file_list):
         settings = {}
         for file in file_list or []:
-            settings.update(load_yaml(file))
+            content = load_yaml(file)
+            for key in ("config", "config_file", "config_files"):
+                if key in content:
+                    raise UsageError(f"config file '{file}' names others with {key}, which nothing reads: give them beside")
+            settings.update(content)
         return settings
 
     def _convert_config_dict(self, config_dict):
@@ -166,8 +183,19 @@ class DiffusionConfig(Config):
                 self._check_value(key, value)
             if key in RECBOLE_PICKLES and value:
                 raise UsageError(f"{key} would do nothing, data are read from their files in every run: remove it")
+            if not self.external_config_dict.get("allow_unknown_keys"):
+                self._refuse_unread(key, value)
             if isinstance(value, (int, float)) and key in self._schema and self._schema[key].type in ("str", "path"):
                 self.external_config_dict[key] = str(value)
+
+    def _refuse_unread(self, key, value):
+        """Keys that RecBole knows and nothing here reads; at their default they are harmless."""
+        if value is None or value == self.internal_config_dict.get(key):
+            return
+        if key in UNREAD:
+            raise UsageError(f"{key} would do nothing, {UNREAD[key]}")
+        if key in OF_KNOWLEDGE_GRAPHS and self.model not in KNOWLEDGE_MODELS:
+            raise UsageError(f"{key} would do nothing, {self.model} reads no knowledge graph: remove it")
 
     def _check_value(self, key, value):
         if key in self._schema:

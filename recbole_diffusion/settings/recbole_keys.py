@@ -2,14 +2,29 @@
 
 # Keys that RecBole reads although none of its yaml files holds them.
 HIDDEN_KEYS = {
-    "model", "dataset", "config_files", "encoding", "local_rank", "nproc", "world_size", "offset", "ip", "port",
-    "numerical_features", "ft_ratio", "single_spec", "LABEL_FIELD", "RATING_FIELD", "tail_ratio",
+    "model", "dataset", "encoding", "numerical_features", "ft_ratio", "LABEL_FIELD", "RATING_FIELD", "tail_ratio",
+    "group_offset", "ip", "local_rank", "nproc", "offset", "port", "single_spec", "world_size", "config", "config_files",
 }  # fmt: skip
-# The same, read by RecBole's own models and their transformations only.
-HIDDEN_KEYS_OF_MODELS = {
-    "eta", "contrast", "sim", "use_filter", "has_residual", "norm", "shrink", "cin", "feature_num",
-    "token_num_threshold", "xgb_early_stopping_rounds",
-}  # fmt: skip
+# The same, read by its own sequential models and their transformations only.
+HIDDEN_KEYS_OF_MODELS = {"eta"}
+
+# Keys that RecBole lists, or reads in parts that do not run here, and what to do instead.
+_PROCESSES = "processes are asked for on the command line or in config_dict of run: move it there"
+UNREAD = {
+    **dict.fromkeys(("config", "config_file", "config_files"), "config files are named by --config_files, config_file_list"),
+    **dict.fromkeys(("nproc", "world_size", "ip", "port", "group_offset"), _PROCESSES),
+    **dict.fromkeys(("local_rank", "single_spec"), "it follows from nproc or torchrun: remove it"),
+    "offset": "processes on other machines are counted by group_offset",
+    "repeatable": "mask_history says whether items of the history may be recommended",
+    "require_pow": "no sequential model squares its regularisation by it: use weight_decay",
+    "POSITION_FIELD": "models number the positions of a history by themselves: remove it",
+    "RATING_FIELD": "ratings are used by name, as in val_interval: {rating: '[3,inf)'}: remove it",
+}
+KNOWLEDGE_MODELS = ("GRU4RecKG", "KSR")
+OF_KNOWLEDGE_GRAPHS = (
+    "HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD", "alias_of_entity_id",
+    "alias_of_relation_id", "kg_reverse_r", "entity_kg_num_interval", "relation_kg_num_interval",
+)  # fmt: skip
 
 # Kinds of settings that it uses without a look, most of them empty by default.
 KINDS = {

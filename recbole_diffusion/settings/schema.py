@@ -11,7 +11,7 @@ from functools import cache
 
 from recbole_diffusion.errors import UsageError
 
-_LINE = re.compile(r"^(?P<key>\w+):.*?#\s*\((?P<type>[\w ]+)\)\s*(?P<doc>.*)$")
+_LINE = re.compile(r"^(?P<key>\w+):\s*(?P<default>.*?)\s*#\s*\((?P<type>[\w ]+)\)\s*(?P<doc>.*)$")
 _RANGE = re.compile(r"Range:\s*(?P<left>[\[(])(?P<low>[^,]+),\s*(?P<high>[^\])]+)(?P<right>[\])])")
 _CHOICES = re.compile(r"One of:\s*(?P<words>[^.]+)\.")
 _TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
@@ -19,7 +19,7 @@ _TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "li
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: its type by name, its documentation, and its range or choices as written in the yaml.
+    """One key: its type by name, its documentation, and its default, range or choices as written in the yaml.
 
     The type ``path`` is text in which ``~`` stands for the home folder.
     """
@@ -27,6 +27,11 @@ class Setting:
     key: str
     type: str
     doc: str
+    default: str = ""
+
+    def __str__(self):
+        kind = ", ".join(part for part in (self.type, self.default and f"default {self.default}") if part)
+        return f"{self.key} ({kind})" + (f": {self.doc}" if self.doc else "")
 
     def check(self, value):
         """Raise UsageError when ``value`` has the wrong type or lies outside the range."""
@@ -65,4 +70,4 @@ def read_schema(path):
     """Key -> :class:`Setting` for every documented line of a yaml file of the plugin."""
     with open(path, encoding="utf-8") as file:
         matches = (_LINE.match(line.rstrip("\n")) for line in file)
-        return {m["key"]: Setting(m["key"], m["type"], m["doc"]) for m in matches if m}
+        return {m["key"]: Setting(m["key"], m["type"], m["doc"], m["default"]) for m in matches if m}

@@ -77,16 +77,6 @@ def load_checkpoint(path, trust=False):
     return checkpoint
 
 
-def add_trust_argument(parser):
-    """Add ``--trust-checkpoint`` to an argparse parser of a command that reads a checkpoint."""
-    parser.add_argument(
-        "--trust-checkpoint",
-        "--trust_checkpoint",
-        action="store_true",
-        help="read a checkpoint that is a pickle from elsewhere, running any code in it",
-    )
-
-
 def _from_recbole(checkpoint):
     """RecBole's own checkpoint as one of ours; it does not know its items and cannot be resumed."""
     settings = plain(checkpoint["config"].final_config_dict)

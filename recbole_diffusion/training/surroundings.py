@@ -27,8 +27,7 @@ def left_as_found():
     level, gpus, watched = logging.getLogger().level, os.environ.get(GPUS), _wandb_run()
     failed = 1
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # its calls of pandas
+        with without_recboles_warnings():
             yield
         failed = 0
     finally:
@@ -43,6 +42,14 @@ def left_as_found():
         if not torch.cuda.is_available():
             os.environ.pop(GPUS, None)
             os.environ.update({GPUS: gpus} if gpus is not None else {})
+
+
+@contextmanager
+def without_recboles_warnings():
+    """RecBole's calls of pandas that newer versions of it warn of say nothing; a block, or a decorator."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+        yield
 
 
 def _wandb_run():

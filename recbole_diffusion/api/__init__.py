@@ -1,0 +1,1 @@
+"""The commands as functions that return data frames and figures; :mod:`recbole_diffusion` exports them."""

@@ -1,0 +1,27 @@
+"""The words of ``recommend`` and ``export``, apart from what they start: ``--help`` imports no PyTorch and no RecBole."""
+
+from recbole_diffusion.settings.arguments import add_trust_argument
+
+
+def add_recommend(parser):
+    """Add the arguments of ``recbole-diffusion recommend`` to an argparse parser."""
+    parser.add_argument("checkpoint", help="file written by a training")
+    parser.add_argument("--input", help="histories, .csv or .jsonl")
+    parser.add_argument("--output", help="recommendations, .csv or .jsonl")
+    parser.add_argument("--user", action="append", help="a user of the data set instead of --input; may be repeated")
+    parser.add_argument("--data-path", "--data_path", help="folder of the data, for --user (default: as in training)")
+    parser.add_argument("--k", type=int, default=10, help="items per history (default: 10)")
+    parser.add_argument("--exclude-seen", "--exclude_seen", action="store_true", help="leave out items of the history")
+    parser.add_argument("--unknown", default="drop", help="items that the model does not know: drop or error")
+    parser.add_argument("--batch-size", "--batch_size", type=int, default=256, help="histories at once (default: 256)")
+    parser.add_argument("--sampling-steps", "--sampling_steps", type=int, help="reverse steps, for models that sample")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
+    add_trust_argument(parser)
+
+
+def add_export(parser):
+    """Add the arguments of ``recbole-diffusion export`` to an argparse parser."""
+    parser.add_argument("checkpoint", help="file written by a training")
+    parser.add_argument("--format", default="onnx", help="onnx (default)")
+    parser.add_argument("--output", required=True, help="file to write")
+    add_trust_argument(parser)
