@@ -195,7 +195,8 @@ def test_unknown_dataset_says_where_it_looked_and_how_to_prepare(tmp_path, capsy
 
 
 def test_words_that_are_no_settings(capsys):
-    assert "unknown command 'trian', there are: run" in refused(capsys, "trian")
+    assert "unknown command 'trian', did you mean 'train'?" in refused(capsys, "trian")
+    assert "unknown command 'xyz', there are: run, train, compare" in refused(capsys, "xyz")
     assert "'x' is not a setting" in refused(capsys, "--model=SimDiffRec", "--epochs", "3", "x")
     assert "given twice" in refused(capsys, "--model=SimDiffRec", "--epochs=3", "--epochs=4")
 

@@ -224,12 +224,6 @@ def test_words_are_read_as_yaml_scalars():
     }  # fmt: skip
 
 
-def test_help_documents_the_settings_of_a_model(capsys):
-    assert main(["--help", "--model=SimDiffRec"]) == 0
-    output = capsys.readouterr().out
-    assert "k_noise (int)" in output and "compare" in output and "SimDiffRec" in output
-
-
 def test_interrupt_of_the_test_says_how_to_go_on(folder, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

@@ -125,6 +125,9 @@ def tsne(
 def drawn(kind: str, words: list[str], **options: Any) -> Figure:
     """The figure of a kind of picture, closed, so that a notebook shows it once."""
     figure, _ = draw(parsed(add_plot, [kind, *words], **options))
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
     return figure
 
 

@@ -65,14 +65,17 @@ def save(figure, rows, path):
     """Write ``path.png``, ``path.svg`` and ``path.csv`` and print where they are.
 
     Args:
-        figure (matplotlib.figure.Figure): what is written.
+        figure (matplotlib.figure.Figure): is closed.
         rows (list[dict]): the numbers of the picture, all with the same keys.
         path (Path): without suffix.
     """
+    from matplotlib import pyplot
+
     make_folder(path.parent, "out")
     with style():
         figure.savefig(path.with_name(path.name + ".png"), dpi=160)
         figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
+    pyplot.close(figure)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -34,14 +34,10 @@ def draw(args):
         args (argparse.Namespace): see :func:`recbole_diffusion.reports.arguments.add_plot`.
 
     Returns:
-        tuple: matplotlib.figure.Figure, which pyplot has forgotten, and a list of dicts with the numbers.
+        tuple: matplotlib.figure.Figure, which pyplot keeps open, and a list of dicts with the numbers.
 
     Raises:
         UsageError: see :func:`main`.
     """
     with style():
-        figure, rows = KINDS[args.kind](args)
-    from matplotlib import pyplot
-
-    pyplot.close(figure)
-    return figure, rows
+        return KINDS[args.kind](args)

@@ -15,7 +15,6 @@ UNREAD = {
     **dict.fromkeys(("nproc", "world_size", "ip", "port", "group_offset"), _PROCESSES),
     **dict.fromkeys(("local_rank", "single_spec"), "it follows from nproc or torchrun: remove it"),
     "offset": "processes on other machines are counted by group_offset",
-    "repeatable": "mask_history says whether items of the history may be recommended",
     "require_pow": "no sequential model squares its regularisation by it: use weight_decay",
     "POSITION_FIELD": "models number the positions of a history by themselves: remove it",
     "RATING_FIELD": "ratings are used by name, as in val_interval: {rating: '[3,inf)'}: remove it",

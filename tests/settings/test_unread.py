@@ -18,7 +18,6 @@ def config(model="SimDiffRec", files=None, **settings):
     "key, value, instead",
     [
         ("config_file", "a.yaml", "config files are named by --config_files"),
-        ("repeatable", False, "mask_history"),
         ("require_pow", True, "weight_decay"),
         ("POSITION_FIELD", "place", "by themselves"),
         ("RATING_FIELD", "stars", "val_interval"),
@@ -36,7 +35,7 @@ def test_what_nothing_reads_is_refused(key, value, instead):
 
 
 def test_a_default_that_is_written_out_is_no_error():
-    found = config(RATING_FIELD="rating", repeatable=True, POSITION_FIELD="position_id", ENTITY_ID_FIELD="entity_id")
+    found = config(RATING_FIELD="rating", POSITION_FIELD="position_id", ENTITY_ID_FIELD="entity_id")
     assert found["RATING_FIELD"] == "rating"
 
 
