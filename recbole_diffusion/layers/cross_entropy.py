@@ -7,52 +7,71 @@ from typing import Any
 import torch
 
 from recbole_diffusion.layers.chunks import rows_at_a_time
+from recbole_diffusion.layers.repetition import Additions
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        target: torch.Tensor,
+        added_rows: Any,  # tensors of Additions, or None
+        added_columns: Any,
+        added: Any,
+    ) -> tuple[torch.Tensor, ...]:
         n_rows = len(hidden)
-        need_hidden, need_weight, _ = ctx.needs_input_grad
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
         chunk = rows_at_a_time(weight)
         buffer = hidden.new_empty(min(chunk, n_rows), len(weight))
+        grad_added, bounds = None, []
+        if added is not None:
+            grad_added, bounds = torch.empty_like(added), _bounds(added_rows, range(0, n_rows + chunk, chunk))
 
-        for start in range(0, n_rows, chunk):
+        for number, start in enumerate(range(0, n_rows, chunk)):
             rows = slice(start, min(start + chunk, n_rows))
             x, y = hidden[rows], target[rows, None]
             logits = torch.mm(x, weight.t(), out=buffer[: len(x)])
+            if added is not None:
+                some = slice(bounds[number], bounds[number + 1])
+                cells = added_rows[some] - start, added_columns[some]
+                logits.index_put_(cells, added[some], accumulate=True)
             picked[rows] = logits.gather(1, y).squeeze(1)
             maximum[rows] = logits.amax(1)
             probability = logits.sub_(maximum[rows, None]).exp_()
             total = probability.sum(1)
             logsumexp[rows] = maximum[rows] + total.log()
-            if need_hidden or need_weight:
+            if any(ctx.needs_input_grad):
                 probability.div_(total[:, None] * n_rows)
                 probability.scatter_add_(1, y, probability.new_full(y.shape, -1 / n_rows))
+            if grad_added is not None:
+                grad_added[some] = probability[cells]
             if grad_hidden is not None:
                 grad_hidden[rows] = probability @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(probability.t(), x)
 
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_added)
         ctx.mark_non_differentiable(logsumexp, maximum)
         return (logsumexp - picked).mean(), logsumexp, maximum
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            grad_hidden * grad_loss if grad_hidden is not None else None,
-            grad_weight * grad_loss if grad_weight is not None else None,
-            None,
-        )
+        grad_hidden, grad_weight, grad_added = (g if g is None else g * grad_loss for g in ctx.saved_tensors)
+        return grad_hidden, grad_weight, None, None, None, grad_added
+
+
+def _bounds(rows: torch.Tensor, starts: range) -> list[int]:
+    """Places in ascending rows before which lie all rows below each of the starts: a list."""
+    return torch.searchsorted(rows, torch.tensor(list(starts), device=rows.device)).tolist()
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, additions: Additions | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean of ``-log softmax(hidden @ weight.T)[target]``, gradients computed in the same pass.
 
@@ -62,6 +81,7 @@ def linear_cross_entropy(
         hidden (torch.Tensor): [N, d].
         weight (torch.Tensor): [V, d].
         target (torch.LongTensor): [N] in 0..V-1.
+        additions (Additions, optional): numbers that are added to some of the logits; they get a gradient, too.
 
     Returns:
         tuple: ``(loss [], logsumexp [N], maximum [N])``. Only the loss carries a gradient. The confidence of a
@@ -69,14 +89,17 @@ def linear_cross_entropy(
     """
     if not torch.is_grad_enabled():
         weight = weight.detach()  # its gradient is computed in the forward pass and would be thrown away
-    with torch.autocast(
-        weight.device.type, enabled=False
-    ):  # probabilities over N * V cells underflow in half precision
-        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target)
+    with torch.autocast(weight.device.type, enabled=False):  # probabilities over N * V cells underflow in half precision
+        added = (None, None, None) if additions is None else additions
+        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target, *added)
 
 
 def sampled_softmax(
-    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    negatives: torch.Tensor,
+    additions: Additions | None = None,
 ) -> torch.Tensor:
     """Cross-entropy against negatives shared by all rows (uniformly drawn, so no frequency correction).
 
@@ -87,18 +110,38 @@ def sampled_softmax(
         weight (torch.Tensor): [V, d].
         target (torch.LongTensor): [N].
         negatives (torch.LongTensor): [K].
+        additions (Additions, optional): numbers that are added to the logits of some items.
 
     Returns:
         torch.Tensor: [] mean loss.
     """
     positive = (hidden * weight[target]).sum(1, keepdim=True)
     negative = hidden @ weight[negatives].t()
+    if additions is not None:
+        positive = positive + additions.at(target[:, None])
+        negative = negative + _added_to_shared(additions, negatives, len(weight), len(target))
     negative = negative.masked_fill(negatives == target[:, None], float("-inf"))
     return (torch.cat([positive, negative], 1).logsumexp(1) - positive.squeeze(1)).mean()
 
 
+def _added_to_shared(additions: Additions, negatives: torch.Tensor, n_items: int, n_rows: int) -> torch.Tensor:
+    """What is added to negatives that all rows share, of which some may be the same: [N, K]."""
+    distinct, place = negatives.unique(return_inverse=True)
+    number = torch.full((n_items,), -1, device=negatives.device)
+    number[distinct] = torch.arange(len(distinct), device=negatives.device)
+    column = number[additions.columns]
+    drawn = column >= 0
+    table = additions.values.new_zeros(n_rows, len(distinct))
+    table = table.index_put((additions.rows[drawn], column[drawn]), additions.values[drawn])
+    return table[:, place]
+
+
 def binary_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    negatives: torch.Tensor,
+    additions: Additions | None = None,
 ) -> torch.Tensor:
     """SASRec's loss (SimDiffRec Eq. 3): one negative item per row.
 
@@ -106,11 +149,15 @@ def binary_cross_entropy(
         hidden (torch.Tensor): [N, d].
         weight (torch.Tensor): [V, d].
         target, negatives (torch.LongTensor): [N].
+        additions (Additions, optional): numbers that are added to the logits of some items.
 
     Returns:
         torch.Tensor: [] mean over rows of ``-log sigmoid(positive) - log(1 - sigmoid(negative))``.
     """
     positive = (hidden * weight[target]).sum(1)
     negative = (hidden * weight[negatives]).sum(1)
+    if additions is not None:
+        added = additions.at(torch.stack([target, negatives], 1))
+        positive, negative = positive + added[:, 0], negative + added[:, 1]
     softplus = torch.nn.functional.softplus
     return (softplus(-positive) + softplus(negative)).mean()

@@ -7,6 +7,8 @@ from torch import nn
 
 from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.repetition import Repetition
 
 
 def configured_betas(config):
@@ -36,10 +38,33 @@ class DiffusionSequentialRecommender(SequentialRecommender):
 
     Attributes:
         item_embedding (nn.Embedding): [V, d] table, row 0 is padding.
+        learns_repetition (bool): whether the loss uses :meth:`met_at_end`, so that ``repetition: learned`` can be set.
+        repetition (Repetition | None): amounts of items that the history holds.
     """
 
     # POINTWISE lets a model name its losses freely: for RecBole only CE and BPR exist.
     input_type = InputType.POINTWISE
+    learns_repetition = False
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        learned = config["repetition"] == "learned"
+        self.repetition = Repetition(config["repetition_amounts"], self.max_seq_length) if learned else None
+
+    def met_at_end(self, item_seq, item_seq_len):
+        """Additions to the scores of the items of each history, or None with ``repetition: none``.
+
+        Args:
+            item_seq (torch.LongTensor): [B, L].
+            item_seq_len (torch.LongTensor): [B].
+
+        Returns:
+            Additions | None
+        """
+        if self.repetition is None:
+            return None
+        layout = PackedLayout(item_seq_len)
+        return self.repetition.at_end(layout.pack(item_seq), layout)
 
     def encode(self, item_seq, item_seq_len):
         """User vectors of some histories.
@@ -98,12 +123,19 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def predict(self, interaction):
         """Score of one item per history: [B]."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (user * self.item_vectors()[interaction[self.ITEM_ID]]).sum(-1)
+        item, met = interaction[self.ITEM_ID], self.met_at_end(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        score = (user * self.item_vectors()[item]).sum(-1)
+        return score if met is None else score + met.at(item[:, None]).squeeze(1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]; column 0 is padding, which RecBole's trainer removes."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return user @ self.item_vectors().t()
+        return self.with_repetition(user @ self.item_vectors().t(), interaction)
+
+    def with_repetition(self, scores, interaction):
+        """Scores [B, V] with what ``repetition: learned`` adds to items of the history."""
+        met = self.met_at_end(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return scores if met is None else met.to(scores)
 
     def initialize_normal(self, std):
         """BERT's initialisation of every layer: N(0, std), zero biases, and a zero row for padding."""

@@ -50,6 +50,8 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     other_parameter_name = ["training_sessions"]  # checkpoints keep them, so that a Recommender needs no data
 
+    learns_repetition = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
@@ -272,7 +274,8 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             alignment = alignment_loss(*tables, self.config["tau"], self.config["alignment_items"])
             parts["alignment"] = self.config["alignment_weight"] * alignment
         combined = self._combine(session, look, latent)
-        recommendation = linear_cross_entropy(combined, tables[0][1:], target - 1)[0]  # Eq. 18-19
+        met = self.met_at_end(item_seq, item_seq_len)
+        recommendation = linear_cross_entropy(combined, tables[0][1:], target - 1, met and met.from_column(1))[0]  # Eq. 18-19
         return {"recommendation": recommendation, **parts}
 
     def _train_generation(self, session, look, condition, similarity, weight):

@@ -44,6 +44,8 @@ class DiffuRec(DiffusionSequentialRecommender):
         dataset (SequenceDataset): for the number of items.
     """
 
+    learns_repetition = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
@@ -144,7 +146,9 @@ class DiffuRec(DiffusionSequentialRecommender):
         guide = self._guide(lambda_noise, noised.unsqueeze(1), self.step_embedding()[t].unsqueeze(1), layout)
         restored = self._restore(embedded, guide, layout)[:, 0]
         table = self.item_embedding.weight[self.first_item :]
-        return {"recommendation": linear_cross_entropy(restored, table, target - self.first_item)[0]}  # Eq. 24-25
+        met = self.met_at_end(item_seq, item_seq_len)
+        met = met and met.from_column(self.first_item)
+        return {"recommendation": linear_cross_entropy(restored, table, target - self.first_item, met)[0]}  # Eq. 24-25
 
     def _training_noise(self, clean):
         """epsilon of Eq. 20: [B, d]."""
@@ -197,9 +201,11 @@ class DiffuRec(DiffusionSequentialRecommender):
     def ensemble_scores(self, item_seq, item_seq_len):
         """Log of the probability of each item, averaged over seeds (Algorithm 3): [B, V] float32."""
         samples = self.sample(item_seq, item_seq_len, self.config["ensemble_seeds"])
+        met = self.met_at_end(item_seq, item_seq_len)
         total = None  # logarithm of the sum, since far items have probabilities that float32 rounds to 0
         for vectors in samples.unbind(1):
             logits = (vectors @ self.item_embedding.weight.t()).float()
+            logits = logits if met is None else met.to(logits)
             logits[:, : self.first_item] = float("-inf")
             scores = logits.log_softmax(-1)
             total = scores if total is None else torch.logaddexp(total, scores)

@@ -88,6 +88,8 @@ class SimDiffRec(DiffusionSequentialRecommender):
         UsageError: when ``k_noise`` or ``k_sample`` exceeds the number of items.
     """
 
+    learns_repetition = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
@@ -166,18 +168,21 @@ class SimDiffRec(DiffusionSequentialRecommender):
 
     def _recommendation_loss(self, hidden, items, layout, target):
         """L_sr: Eq. 3 (BCE), or the full (CE) or sampled (SS) softmax. hidden: [N, d]."""
-        rows, next_item = layout.row, items.roll(-1)
+        rows, next_item, met = layout.row, items.roll(-1), None
         next_item[layout.last] = target
-        if self.config["ce_positions"] == "last":
+        at_last = self.config["ce_positions"] == "last"
+        if at_last:
             hidden, rows, next_item = hidden[layout.last], rows[layout.last], target
+        if self.repetition:
+            met = (self.repetition.at_end if at_last else self.repetition.at_every_token)(items, layout)
         table, loss_type = self.item_embedding.weight, self.config["loss_type"]
         if loss_type == "CE":
-            return linear_cross_entropy(hidden, table[1:], next_item - 1)[0]
+            return linear_cross_entropy(hidden, table[1:], next_item - 1, met and met.from_column(1))[0]
         if loss_type == "SS":
             negatives = self._random_items((self.config["n_negatives"],), items.device)
-            return sampled_softmax(hidden, table, next_item, negatives)
+            return sampled_softmax(hidden, table, next_item, negatives, met)
         seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
-        return binary_cross_entropy(hidden, table, next_item, self._unseen_items(rows, seen))
+        return binary_cross_entropy(hidden, table, next_item, self._unseen_items(rows, seen), met)
 
     def _random_items(self, shape, device):
         return torch.randint(1, self.n_items, shape, device=device)

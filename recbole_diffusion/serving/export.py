@@ -63,7 +63,18 @@ class PaddedScorer(nn.Module):
             torch.Tensor: [B, V]; minus infinity for padding, item number 0.
         """
         scores = self.encode(item_seq, item_seq_len) @ self.model.item_embedding.weight.t()
+        if getattr(self.model, "repetition", None) is not None:
+            scores = scores + self.met(item_seq, item_seq_len, scores)
         return torch.cat([torch.full_like(scores[:, :1], float("-inf")), scores[:, 1:]], 1)
+
+    def met(self, item_seq, item_seq_len, scores):
+        """What ``repetition: learned`` adds to the items of the histories: [B, V]."""
+        repetition = self.model.repetition
+        distance = (item_seq_len[:, None] - torch.arange(self.width)).clamp(min=1)  # padding stands in column 0 only
+        never = torch.full(scores.shape, self.width + 1, dtype=torch.long)
+        nearest = never.scatter_reduce(1, item_seq, distance, "amin")
+        group = torch.cat([repetition.group, repetition.group.new_tensor([len(repetition.amount)])])
+        return torch.cat([repetition.amount, repetition.amount.new_zeros(1)])[group[nearest]]
 
     def at(self, x, place):
         """x: [B, L, hidden]; place: [B] -> [B, hidden]."""

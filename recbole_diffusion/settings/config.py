@@ -258,6 +258,8 @@ class DiffusionConfig(Config):
             raise UsageError(
                 f"trim_padding is not exact for {self.model}; it is for {', '.join(registry.TRIMMABLE)}: leave it off"
             )
+        if self["repetition"] == "learned" and not getattr(self.model_class, "learns_repetition", False):
+            raise UsageError(f"repetition: learned is for models of this package that learn, {self.model} cannot: remove it")
         checks.check_negatives(self)
         checks.check_precision(self)
         if self["lr_decay_step"] and not self.is_plugin_model:

@@ -1,0 +1,101 @@
+"""A learned amount for items that stand in the history, by how long ago they were last met.
+
+Some data never repeat an item and some do so often. A score that is an inner product cannot tell an item of the history
+from its neighbours; one number per distance can: on data without repeats it becomes what masking the history does by
+hand, on sessions it learns the habit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from recbole_diffusion.layers.packed import PackedLayout
+
+
+class Additions(NamedTuple):
+    """Numbers that are added to some cells of a matrix of scores, none of them twice."""
+
+    rows: torch.Tensor  # [M] int64, never decreasing
+    columns: torch.Tensor  # [M] int64
+    values: torch.Tensor  # [M]
+
+    def from_column(self, first: int) -> Additions:
+        """The same for a matrix without its columns before ``first``, which no addition may be for."""
+        return self._replace(columns=self.columns - first)
+
+    def to(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores ``[R, C]`` with the additions; a new tensor."""
+        return scores.index_put((self.rows, self.columns), self.values.to(scores.dtype), accumulate=True)
+
+    def at(self, columns: torch.Tensor) -> torch.Tensor:
+        """What is added to one column of each row: columns [R, K] -> [R, K]."""
+        n_rows, n_wanted = columns.shape
+        own = columns.new_zeros(n_rows, n_wanted, dtype=self.values.dtype)
+        counts = torch.bincount(self.rows, minlength=n_rows)
+        for place in range(n_wanted):
+            hit = (columns[:, place].repeat_interleave(counts) == self.columns).nonzero().squeeze(1)
+            own = own.index_put((self.rows[hit], torch.full_like(hit, place)), self.values[hit], accumulate=True)
+        return own
+
+
+class Repetition(nn.Module):
+    """One learned amount per distance to the last meeting: 1, 2-3, 4-7, 8-15 and so on, the last for all further ones.
+
+    Args:
+        n_amounts (int): how many, at least 1. All are 0 at the start.
+        longest (int): length of the longest history.
+    """
+
+    def __init__(self, n_amounts: int, longest: int) -> None:
+        super().__init__()
+        self.amount = nn.Parameter(torch.zeros(n_amounts))
+        groups = [min(distance.bit_length(), n_amounts) - 1 for distance in range(1, longest + 1)]
+        self.group: torch.Tensor
+        self.register_buffer("group", torch.tensor([0, *groups]), persistent=False)  # by distance, from 1 on
+
+    def at_end(self, items: torch.Tensor, layout: PackedLayout) -> Additions:
+        """Additions to the scores of what follows each history.
+
+        Args:
+            items (torch.LongTensor): [N] packed.
+            layout (PackedLayout): of B histories.
+
+        Returns:
+            Additions: rows are those of the batch, columns item numbers.
+        """
+        tokens = (next_meeting(items, layout) == layout.n_tokens).nonzero().squeeze(1)
+        tokens = tokens[layout.row[tokens].argsort(stable=True)]
+        distance = layout.length[tokens] - layout.position[tokens]
+        return Additions(layout.row[tokens], items[tokens], self.amount[self.group[distance]])
+
+    def at_every_token(self, items: torch.Tensor, layout: PackedLayout) -> Additions:
+        """Additions to the scores of what follows each token, which sees itself and what stands before it.
+
+        Args:
+            items (torch.LongTensor): [N] packed.
+            layout (PackedLayout): of B histories; memory is the sum of the squares of their lengths.
+
+        Returns:
+            Additions: rows are tokens, columns item numbers.
+        """
+        seen = layout.position + 1
+        now = torch.repeat_interleave(torch.arange(layout.n_tokens, device=items.device), seen)
+        place = torch.arange(len(now), device=items.device) - (seen.cumsum(0) - seen)[now]
+        before = now - layout.position[now] + place
+        latest = next_meeting(items, layout)[before] > now  # of an item that was met several times, the last time counts
+        now, before = now[latest], before[latest]
+        return Additions(now, items[before], self.amount[self.group[now - before + 1]])
+
+
+def next_meeting(items: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+    """Token at which a sequence meets the item of a token again, or N: [N]."""
+    n_items = int(items.max()) + 1 if len(items) else 1
+    meeting = layout.group * n_items + items
+    order = meeting.argsort(stable=True)
+    same = meeting[order[1:]] == meeting[order[:-1]]
+    following = torch.full_like(items, layout.n_tokens)
+    following[order[:-1][same]] = order[1:][same]
+    return following
