@@ -10,7 +10,7 @@ from recbole_diffusion.testing import write_sequences
 from recbole_diffusion.testing.settings import choices_of, documented, range_of
 from recbole_diffusion.training import trainer
 
-WRONG_TYPES = {"int": "1.5", "float": "warm", "bool": "maybe", "list": "{a: 1}", "dict": "5", "str": "[a]"}
+WRONG_TYPES = {"int": "1.5", "float": "warm", "bool": "maybe", "list": "{a: 1}", "dict": "5", "str": "[a]", "path": "[a]"}
 
 
 @pytest.fixture(autouse=True)
