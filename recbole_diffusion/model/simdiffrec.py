@@ -120,7 +120,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
     def _check_catalogue(self):
         config, others = self.config, self.n_items - 2
         if config["noise"] == "similarity" and config["k_noise"] > others:
-            raise UsageError(f"k_noise {config['k_noise']} is larger than the {others} other items of the data")
+            raise UsageError(f"k_noise {config['k_noise']} is larger than the {others} other items of the data: lower it")
         ranked = others if config["exclude_original"] else others + 1
         if self.alpha and config["hard_negative"] and not config["official_compat"] and config["k_sample"] > ranked:
             raise UsageError(f"k_sample {config['k_sample']} is larger than the {ranked} items it is a rank of")
