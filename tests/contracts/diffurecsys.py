@@ -22,7 +22,11 @@ class DiffuRecSys(ModelContract):
     settings = STEPS
     learning_settings = {"epochs": 12, "learning_rate": 0.01, "eval_step": 4}
     settings_without_chance = {**FAINT, "offset_noise": "none"}
-    switch_needs = {"key_softmax": {"cross_attention": "linear"}}
+    switch_needs = {
+        "key_softmax": {"cross_attention": "linear"},
+        "cross_output_dropout": {"cross_attention": "linear"},
+        "fill_padding_rows": {"cross_attention": "linear", "attention_mask": "queries"},
+    }
     switches_together = [
         {"offset_noise": "per_dim", "offset_strength": 0.5},
         {"schedule": "cosine", "sampler": "ddim"},
