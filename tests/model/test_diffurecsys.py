@@ -120,6 +120,15 @@ def test_the_released_switches_equal_their_padded_form_in_value_and_gradient(bui
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_filled_rows_fit_into_half_precision(build, half):
+    model = build(**RELEASED[-1]).train()
+    with torch.autocast("cpu", dtype=half):
+        loss = model.loss_parts(histories(), LENGTHS, TARGET)["recommendation"]
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_each_released_switch_changes_the_loss(build, monkeypatch):
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x * (1 + self.p))
     items, found = histories(), {}
