@@ -98,7 +98,7 @@ class ApproximatorBlock(nn.Module):
         layer_norm_eps (float): epsilon of the layer norms.
         cross_attention (nn.Module, optional): called with history, guide and layout.
         shared_norm (bool): whether both attentions have one layer norm between them.
-        block_dropout (bool): whether the output of the block passes dropout once more.
+        drop_block_output (bool): whether the output of the block passes dropout once more.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class ApproximatorBlock(nn.Module):
         layer_norm_eps: float,
         cross_attention: nn.Module | None = None,
         shared_norm: bool = False,
-        block_dropout: bool = True,
+        drop_block_output: bool = True,
     ) -> None:
         super().__init__()
-        self.block_dropout = block_dropout
+        self.drop_block_output = drop_block_output
         self.cross_attention = cross_attention
         if cross_attention is not None:
             self.cross_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
@@ -144,7 +144,7 @@ class ApproximatorBlock(nn.Module):
 
     def _feed_forward(self, h: torch.Tensor) -> torch.Tensor:
         h = h + self.dropout(self.feed_forward(self.feed_forward_norm(h)))
-        return self.dropout(h) if self.block_dropout else h
+        return self.dropout(h) if self.drop_block_output else h
 
 
 class Approximator(nn.Module):
@@ -159,7 +159,7 @@ class Approximator(nn.Module):
         chained (bool): whether a block gets the output of the one before. False is what the released code of
             DiffuRecSys does: every block gets the history and only the last one's output is used, so that the
             others, which are not run here, are never trained.
-        shared_norm, block_dropout (bool): as in :class:`ApproximatorBlock`.
+        shared_norm, drop_block_output (bool): as in :class:`ApproximatorBlock`.
     """
 
     def __init__(
@@ -174,13 +174,13 @@ class Approximator(nn.Module):
         make_cross_attention: Callable[[], nn.Module] | None = None,
         chained: bool = True,
         shared_norm: bool = False,
-        block_dropout: bool = True,
+        drop_block_output: bool = True,
     ) -> None:
         super().__init__()
         sizes = (n_heads, hidden_size, inner_size, dropout, activation, layer_norm_eps)
         self.chained = chained
         self.blocks = nn.ModuleList(
-            ApproximatorBlock(*sizes, make_cross_attention() if make_cross_attention else None, shared_norm, block_dropout)
+            ApproximatorBlock(*sizes, make_cross_attention() if make_cross_attention else None, shared_norm, drop_block_output)
             for _ in range(n_blocks)
         )
         self.dropout = Dropout(dropout)

@@ -230,8 +230,8 @@ class DiffuRecSys(DiffuRec):
         """Relations between settings, checked before data are read. Raises UsageError."""
         DiffuRec.check_config(config)
         is_linear, sees_padding = config["cross_attention"] == "linear", config["attention_mask"] == "queries"
-        if config["cross_output_dropout"] and not is_linear:
-            raise UsageError("cross_output_dropout needs cross_attention: linear")
+        if config["drop_cross_output"] and not is_linear:
+            raise UsageError("drop_cross_output needs cross_attention: linear")
         if config["fill_padding_rows"] and not (is_linear and sees_padding):
             raise UsageError("fill_padding_rows needs cross_attention: linear and attention_mask: queries")
 
@@ -240,13 +240,13 @@ class DiffuRecSys(DiffuRec):
             "make_cross_attention": self._make_cross_attention,
             "chained": self.config["block_stack"] == "chained",
             "shared_norm": self.config["shared_norm"],
-            "block_dropout": self.config["block_dropout"],
+            "drop_block_output": self.config["drop_block_output"],
         }
 
     def _make_cross_attention(self):
         heads, hidden = self.config["n_heads"], self.config["hidden_size"]
         if self.config["cross_attention"] == "linear":
-            dropout = self.config["hidden_dropout_prob"] if self.config["cross_output_dropout"] else 0.0
+            dropout = self.config["hidden_dropout_prob"] if self.config["drop_cross_output"] else 0.0
             fill = self.config["fill_padding_rows"]
             return LinearCrossAttention(heads, hidden, self.config["key_softmax"], dropout, fill)
         return CrossAttention(heads, hidden, self.config["hidden_dropout_prob"])

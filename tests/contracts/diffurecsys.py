@@ -24,7 +24,7 @@ class DiffuRecSys(ModelContract):
     settings_without_chance = {**FAINT, "offset_noise": "none"}
     switch_needs = {
         "key_softmax": {"cross_attention": "linear"},
-        "cross_output_dropout": {"cross_attention": "linear"},
+        "drop_cross_output": {"cross_attention": "linear"},
         "fill_padding_rows": {"cross_attention": "linear", "attention_mask": "queries"},
     }
     switches_together = [

@@ -39,7 +39,7 @@ def linear_attention(module, history, guide, mask, config):
     mixed = (q.softmax(-1) @ (k.transpose(-1, -2) @ v)).transpose(1, 2).flatten(2)
     if config["fill_padding_rows"]:
         mixed = torch.where(mask[:, :, None], mixed, -1e9)
-    return module.dense(module.dropout(mixed) if config["cross_output_dropout"] else mixed)
+    return module.dense(module.dropout(mixed) if config["drop_cross_output"] else mixed)
 
 
 def cross_attention(module, history, guide, mask, config):
@@ -58,7 +58,7 @@ def diffurecsys_block(block, h, guide, mask, config):
     q, k, v = block.attention.qkv(norm(h)).chunk(3, -1)
     h = h + drop(softmax_attention(block.attention, q, k, v, mask, config["attention_mask"] == "queries"))
     h = h + drop(block.feed_forward(block.feed_forward_norm(h)))
-    return drop(h) if config["block_dropout"] else h
+    return drop(h) if config["drop_block_output"] else h
 
 
 def diffurec_block(block, h, mask, config):

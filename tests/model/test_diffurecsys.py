@@ -85,9 +85,9 @@ RELEASED = [
     SEEN,
     {**SEEN, "fill_padding_rows": True},
     {"shared_norm": True},
-    {**SEEN, "cross_output_dropout": True},
-    {"block_dropout": False},
-    {**SEEN, "fill_padding_rows": True, "shared_norm": True, "cross_output_dropout": True, "block_dropout": False,
+    {**SEEN, "drop_cross_output": True},
+    {"drop_block_output": False},
+    {**SEEN, "fill_padding_rows": True, "shared_norm": True, "drop_cross_output": True, "drop_block_output": False,
      "block_stack": "last", "padding_in_softmax": True, "hidden_act": "gelu"},
 ]  # fmt: skip
 
@@ -132,8 +132,8 @@ def test_filled_rows_fit_into_half_precision(build, half):
 def test_each_released_switch_changes_the_loss(build, monkeypatch):
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x * (1 + self.p))
     items, found = histories(), {}
-    for name in ("none", "fill_padding_rows", "shared_norm", "cross_output_dropout", "block_dropout"):
-        model = build(**SEEN, **({} if name == "none" else {name: name != "block_dropout"}))
+    for name in ("none", "fill_padding_rows", "shared_norm", "drop_cross_output", "drop_block_output"):
+        model = build(**SEEN, **({} if name == "none" else {name: name != "drop_block_output"}))
         torch.manual_seed(3)
         for block in model.approximator.blocks:
             torch.nn.init.normal_(block.attention_norm.weight)
@@ -156,7 +156,7 @@ def test_every_output_layer_of_attention_starts_with_xavier(build, cross_attenti
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"cross_output_dropout": True}, "cross_output_dropout needs cross_attention: linear"),
+        ({"drop_cross_output": True}, "drop_cross_output needs cross_attention: linear"),
         ({"fill_padding_rows": True, "cross_attention": "linear"}, "fill_padding_rows needs .*attention_mask: queries"),
         ({"fill_padding_rows": True, "attention_mask": "queries"}, "fill_padding_rows needs cross_attention: linear"),
     ],

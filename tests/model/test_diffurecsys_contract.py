@@ -31,7 +31,7 @@ SWITCHES = [
     {"use_position": True},
     {"attention_mask": "queries", "padding_in_softmax": True, "block_stack": "last"},
     {"cross_attention": "linear", "key_softmax": "heads", "attention_mask": "queries", "fill_padding_rows": True},
-    {"cross_attention": "linear", "shared_norm": True, "cross_output_dropout": True, "block_dropout": False},
+    {"cross_attention": "linear", "shared_norm": True, "drop_cross_output": True, "drop_block_output": False},
     {"lr_decay_step": 5, "weight_decay": 0.0},
 ]
 

@@ -36,7 +36,7 @@ CASES = {
     "DiffuRecSys, released": (
         "DiffuRecSys",
         {"attention_mask": "queries", "cross_attention": "linear", "key_softmax": "heads", "block_stack": "last",
-         "fill_padding_rows": True, "shared_norm": True, "cross_output_dropout": True, "block_dropout": False},
+         "fill_padding_rows": True, "shared_norm": True, "drop_cross_output": True, "drop_block_output": False},
     ),
     "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
     "SASRec": ("SASRec", {"loss_type": "CE"}),
