@@ -34,5 +34,7 @@ class DiffuRecSys(ModelContract):
         {"sampling_steps": 1},
         {"sampling_steps": 3, "reverse_variance": "posterior"},
         {"attention_mask": "queries", "padding_in_softmax": True, "block_stack": "last"},
+        {**dict.fromkeys(("fill_padding_rows", "shared_norm", "drop_cross_output"), True), "drop_block_output": False,
+         "cross_attention": "linear", "key_softmax": "heads", "attention_mask": "queries"},
         {"lr_decay_step": 5, "weight_decay": 0.0},
     ]
