@@ -26,6 +26,7 @@ from recbole_diffusion.reports.study import (
     shown_metrics,
 )
 from recbole_diffusion.reports.tables import format_text
+from recbole_diffusion.reports.validation import best_validation
 
 
 def compare(
@@ -38,6 +39,7 @@ def compare(
     only: list[str] | str | None = None,
     ours: str | None = None,
     show: list[str] | str | None = None,
+    validation: bool = False,
     name: str | None = None,
     jobs: int = 1,
     out: str | Path = "runs/compare",
@@ -59,6 +61,7 @@ def compare(
         only (list[str] | str, optional): labels of rows; the others are left out.
         ours (str, optional): label of the row that is tested against the others, by default the last.
         show (list[str] | str, optional): metrics of the tables, such as ``["HR@10", "NDCG@10"]``; by default all.
+        validation (bool): show the best validation figures over the epochs beside the test figures.
         name (str, optional): begins the names of the tables, so that others in ``out`` stay.
         jobs (int): runs side by side.
         out (str): folder for cells and tables.
@@ -77,7 +80,7 @@ def compare(
     arguments = parsed(
         add_compare, models=joined(models, "models"), datasets=joined(datasets, "datasets"), seeds=seeds, paper=paper,
         rows=as_file(rows, "rows", out), only=joined(only, "only"), ours=ours, show=joined(show, "show"), name=name,
-        jobs=jobs, out=out, only_tables=only_tables, any_code=any_code,
+        validation=validation, jobs=jobs, out=out, only_tables=only_tables, any_code=any_code,
     )  # fmt: skip
     results, study, _ = run_selection(arguments, settings)
     return ComparisonResult(results, study, out)
@@ -138,7 +141,7 @@ class ComparisonResult:
     def cells(self) -> pd.DataFrame:
         """Every training, a :class:`pandas.DataFrame`: names, facts, and metrics such as ``HR@10 masked``.
 
-        A cell that failed has its ``error`` and NaN.
+        A cell that failed has its ``error`` and NaN. With ``validation`` there are ``HR@10 best validation`` and the like.
         """
         names = metric_names(self.results)
         lines = []
@@ -152,6 +155,9 @@ class ComparisonResult:
                 line.update(parameters=result.get("parameters"), seconds=result["seconds"]["training"])
                 line.update({f"{metric_title(name)} {title}": result[protocol].get(name)
                              for title, protocol in PROTOCOLS.items() for name in names})  # fmt: skip
+                if self.study.validation:
+                    best = {f"{metric_title(name)} best validation": best_validation(result, name) for name in names}
+                    line.update(best)
             lines.append(line)
         return pd.DataFrame(lines)
 

@@ -21,6 +21,11 @@ def add_compare(parser):
         help="metrics of the tables, such as HR@10,NDCG@10 (default all; these two in LaTeX); HR, NDCG, MRR, ... at "
         "any cut-off up to the largest of topk come from the kept ranks",
     )
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="show the best validation figures over the epochs beside the test figures and the published ones",
+    )
     parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
     parser.add_argument("--seeds", default="3", help="how many, counted from --seed (default 3, from 2020)")
     parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")

@@ -81,7 +81,8 @@ def describe_study(args, settings, preset, cells):
     if args.name and not re.fullmatch(r"\w[\w.-]*", args.name):
         raise UsageError(f"--name must be letters, digits, '.', '_' or '-', got '{args.name}'")
     command = f"recbole-diffusion compare {format_settings(selection_words(args, settings))}"
-    study = Study(command, args.name, ours=args.ours)
+    command += " --validation" if args.validation else ""
+    study = Study(command, args.name, ours=args.ours, validation=args.validation)
     if preset:
         study.title, study.note, study.published, study.unit = preset.title, preset.note, preset.published, preset.unit
         study.metrics, study.ours = list(preset.metrics), args.ours or preset.ours

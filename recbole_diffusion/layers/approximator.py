@@ -11,6 +11,8 @@ from torch import nn
 from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpad_block
 from recbole_diffusion.layers.transformer import Dropout, MultiHeadAttention, SelfAttention
 
+FILL = -1e9  # the released code's rows of padding
+
 
 class CrossAttention(MultiHeadAttention):
     """Queries from the noised target, keys and values from the history (DiffuRecSys Eq. 16)."""
@@ -31,11 +33,21 @@ class LinearCrossAttention(nn.Module):
     Args:
         n_heads, hidden_size (int): as usual.
         key_softmax (str): axis of the keys' softmax: ``positions`` of a history, or ``heads`` (released code).
+        output_dropout (float): dropout before the output layer.
+        fill_padding (bool): whether rows of padding that count as tokens become :data:`FILL` before the output layer.
     """
 
-    def __init__(self, n_heads: int, hidden_size: int, key_softmax: str = "positions") -> None:
+    def __init__(
+        self,
+        n_heads: int,
+        hidden_size: int,
+        key_softmax: str = "positions",
+        output_dropout: float = 0.0,
+        fill_padding: bool = False,
+    ) -> None:
         super().__init__()
-        self.n_heads, self.key_softmax = n_heads, key_softmax
+        self.n_heads, self.key_softmax, self.fill_padding = n_heads, key_softmax, fill_padding
+        self.dropout = Dropout(output_dropout)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
         self.dense = nn.Linear(hidden_size, hidden_size)
@@ -44,8 +56,12 @@ class LinearCrossAttention(nn.Module):
         """history, guide: [N, views, hidden] -> [N, views, hidden]."""
         query = self.query(guide).unflatten(-1, (self.n_heads, -1)).softmax(-1)
         key_value = self.key_value(history).unflatten(-1, (2, self.n_heads, -1))
-        mixed = torch.cat([self._attend(query, key_value, block) for block in layout.blocks])
-        return self.dense(mixed.flatten(2))
+        mixed = torch.cat([self._attend(query, key_value, block) for block in layout.blocks]).flatten(2)
+        if not self.fill_padding:
+            return self.dense(self.dropout(mixed))
+        with torch.autocast(mixed.device.type, enabled=False):  # half precision does not reach so far
+            filled = mixed.float().masked_fill(layout.padding_tokens()[:, None, None], FILL)
+            return self.dense(self.dropout(filled))
 
     def _attend(self, query: torch.Tensor, key_value: torch.Tensor, block: Block) -> torch.Tensor:
         """One summary [hidden / heads, hidden / heads] per history and head, read by every query."""
@@ -81,6 +97,8 @@ class ApproximatorBlock(nn.Module):
         activation (str): ``gelu`` or ``relu``.
         layer_norm_eps (float): epsilon of the layer norms.
         cross_attention (nn.Module, optional): called with history, guide and layout.
+        shared_norm (bool): whether both attentions have one layer norm between them.
+        drop_block_output (bool): whether the output of the block passes dropout once more.
     """
 
     def __init__(
@@ -92,12 +110,16 @@ class ApproximatorBlock(nn.Module):
         activation: str,
         layer_norm_eps: float,
         cross_attention: nn.Module | None = None,
+        shared_norm: bool = False,
+        drop_block_output: bool = True,
     ) -> None:
         super().__init__()
+        self.drop_block_output = drop_block_output
         self.cross_attention = cross_attention
         if cross_attention is not None:
             self.cross_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        shared = shared_norm and cross_attention is not None
+        self.attention_norm = self.cross_norm if shared else nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.attention = SelfAttention(n_heads, hidden_size, dropout)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.feed_forward = FeedForward(hidden_size, inner_size, dropout, activation)
@@ -121,7 +143,8 @@ class ApproximatorBlock(nn.Module):
         return h + self.dropout(self.cross_attention(self.cross_norm(h), guide, layout))
 
     def _feed_forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.dropout(h + self.dropout(self.feed_forward(self.feed_forward_norm(h))))
+        h = h + self.dropout(self.feed_forward(self.feed_forward_norm(h)))
+        return self.dropout(h) if self.drop_block_output else h
 
 
 class Approximator(nn.Module):
@@ -136,6 +159,7 @@ class Approximator(nn.Module):
         chained (bool): whether a block gets the output of the one before. False is what the released code of
             DiffuRecSys does: every block gets the history and only the last one's output is used, so that the
             others, which are not run here, are never trained.
+        shared_norm, drop_block_output (bool): as in :class:`ApproximatorBlock`.
     """
 
     def __init__(
@@ -149,12 +173,15 @@ class Approximator(nn.Module):
         layer_norm_eps: float,
         make_cross_attention: Callable[[], nn.Module] | None = None,
         chained: bool = True,
+        shared_norm: bool = False,
+        drop_block_output: bool = True,
     ) -> None:
         super().__init__()
         sizes = (n_heads, hidden_size, inner_size, dropout, activation, layer_norm_eps)
         self.chained = chained
         self.blocks = nn.ModuleList(
-            ApproximatorBlock(*sizes, make_cross_attention() if make_cross_attention else None) for _ in range(n_blocks)
+            ApproximatorBlock(*sizes, make_cross_attention() if make_cross_attention else None, shared_norm, drop_block_output)
+            for _ in range(n_blocks)
         )
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)

@@ -89,6 +89,14 @@ class PackedLayout:
         layout.blocks[0].indifferent = padding
         return layout, items.flatten()
 
+    def padding_tokens(self) -> torch.Tensor:
+        """Tokens that are padding, which there are in :meth:`left_padded` rows only: [N] bool."""
+        empty = torch.zeros(self.n_tokens, dtype=torch.bool, device=self.row.device)
+        for block in self.blocks:
+            if block.indifferent is not None:
+                empty[block.tokens] = unpad_block(block.indifferent, block)
+        return empty
+
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""
         return padded[self.row, self.position]

@@ -89,9 +89,12 @@ class DiffuRec(DiffusionSequentialRecommender):
         return {}
 
     def _initialize(self):
-        """Items and positions N(0, 1) unless scaled; Xavier for feed-forward layers and the attention's output (released code)."""
+        """Items and positions N(0, 1) unless scaled; Xavier for feed-forward and attention outputs (released code)."""
         for block in self.approximator.blocks:
-            for layer in (block.feed_forward[0], block.feed_forward[-1], block.attention.dense):
+            layers = [block.feed_forward[0], block.feed_forward[-1], block.attention.dense]
+            if block.cross_attention is not None:
+                layers.append(block.cross_attention.dense)
+            for layer in layers:
                 nn.init.xavier_normal_(layer.weight)
         with torch.no_grad():
             self.item_embedding.weight *= self.config["initializer_range"]
@@ -222,16 +225,30 @@ class DiffuRecSys(DiffuRec):
         dataset (SequenceDataset): for the number of items.
     """
 
+    @staticmethod
+    def check_config(config):
+        """Relations between settings, checked before data are read. Raises UsageError."""
+        DiffuRec.check_config(config)
+        is_linear, sees_padding = config["cross_attention"] == "linear", config["attention_mask"] == "queries"
+        if config["drop_cross_output"] and not is_linear:
+            raise UsageError("drop_cross_output needs cross_attention: linear")
+        if config["fill_padding_rows"] and not (is_linear and sees_padding):
+            raise UsageError("fill_padding_rows needs cross_attention: linear and attention_mask: queries")
+
     def _approximator_settings(self):
         return {
             "make_cross_attention": self._make_cross_attention,
             "chained": self.config["block_stack"] == "chained",
+            "shared_norm": self.config["shared_norm"],
+            "drop_block_output": self.config["drop_block_output"],
         }
 
     def _make_cross_attention(self):
         heads, hidden = self.config["n_heads"], self.config["hidden_size"]
         if self.config["cross_attention"] == "linear":
-            return LinearCrossAttention(heads, hidden, self.config["key_softmax"])
+            dropout = self.config["hidden_dropout_prob"] if self.config["drop_cross_output"] else 0.0
+            fill = self.config["fill_padding_rows"]
+            return LinearCrossAttention(heads, hidden, self.config["key_softmax"], dropout, fill)
         return CrossAttention(heads, hidden, self.config["hidden_dropout_prob"])
 
     def _restore(self, embedded, guide, layout):

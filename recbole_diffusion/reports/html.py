@@ -27,6 +27,7 @@ from recbole_diffusion.reports.study import (
     shown_metrics,
     with_runs,
 )
+from recbole_diffusion.reports.validation import ABOUT, TITLE, distances, validation_columns
 
 PLACES = {1: "best", 2: "second", None: ""}
 
@@ -42,7 +43,7 @@ def format_html(results, study):
         str: HTML, which loads nothing; no text of a result means anything to a browser.
     """
     datasets = [describe_dataset(name, cells, study) for name, cells in group_by(results, "dataset").items()]
-    return template().render(study=study, datasets=datasets, about_tests=ABOUT_TESTS, nothing=NOTHING, zip=zip)
+    return template().render(study=study, datasets=datasets, about_tests=ABOUT_TESTS, about_validation=(TITLE, ABOUT), nothing=NOTHING, zip=zip)
 
 
 @cache
@@ -70,6 +71,8 @@ def describe_dataset(dataset, results, study):
         "tables": tables if with_runs(rows) or not published else [],
         "published": published,
         "reasons": reasons,
+        "validation": validation_columns(dataset, rows, names, study),
+        "distances": distances(dataset, rows, names, study),
         "ours": ours,
         "tests": [(title, ", ".join(dict.fromkeys(c.other for c in found)), comparison_columns(found))
                   for title, found in tests if found],

@@ -20,6 +20,7 @@ from recbole_diffusion.reports.study import (
     usual_metrics,
     with_runs,
 )
+from recbole_diffusion.reports.validation import validation_lines
 
 MOST_COLUMNS = 4  # beside labels of twenty letters, what the line of an article holds
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never larger, so only what is too wide
@@ -46,6 +47,7 @@ def format_latex(dataset, results, study):
         tables = [published_table(dataset, rows, names, study)]
     else:
         tables = [protocol_table(dataset, rows, names, study, *protocol) for protocol in PROTOCOLS.items()]
+        tables += [validation_table(dataset, rows, names, study)] if study.validation else []
     return "\n".join(["% \\usepackage{booktabs,graphicx}", *tables])
 
 
@@ -70,6 +72,18 @@ def protocol_table(dataset, rows, names, study, title, protocol):
     caption = f"{dataset}, history {title}. Mean and standard deviation over {count_seeds(rows)}; best bold, second"
     caption += " best underlined." + about_stars(stars) + (" Figures marked ‡ cannot be true." if doubts else "")
     return table(blocks, caption, ["tab", study.name, dataset, "masked" if title == "masked" else "unmasked"])
+
+
+def validation_table(dataset, rows, names, study):
+    """Best validation figures, test figures and published ones of every row, a line each."""
+    done = {label: cells for label, cells in rows.items() if finished(cells)}
+    blocks = [
+        (some, [[escape(f"{label}, {kind}"), *(mark((text, None), False) for text in texts)]
+                for label, kind, texts in validation_lines(dataset, done, some, study)])
+        for some in blocks_of(names)
+    ]  # fmt: skip
+    caption = f"{dataset}. Best validation is no test figure: it is the best of each metric over the epochs of a run."
+    return table(blocks, caption, ["tab", study.name, dataset, "validation"])
 
 
 def published_table(dataset, rows, names, study):

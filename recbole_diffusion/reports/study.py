@@ -35,6 +35,7 @@ class Study:
         metrics (list[str]): metrics of the tables, as in RecBole (``hit@10``); empty shows all.
         published (dict): data set -> row -> metric -> published figure.
         unit (float): last printed place of the published figures.
+        validation (bool): whether the best validation figures are shown beside the test figures.
     """
 
     command: str = ""
@@ -45,6 +46,7 @@ class Study:
     metrics: list = field(default_factory=list)
     published: dict = field(default_factory=dict)
     unit: float = 1e-4
+    validation: bool = False
 
     def stem(self, dataset):
         """Name of the files of a data set, without suffix."""

@@ -29,6 +29,15 @@ from recbole_diffusion.reports.study import (
     usual_metrics,
     with_runs,
 )
+from recbole_diffusion.reports.validation import (
+    ABOUT,
+    TITLE,
+    best_validation,
+    distances,
+    texts_of,
+    validation_columns,
+    validation_values,
+)
 
 PREAMBLE = (
     "Mean ± sample standard deviation over seeds; the best mean of a column is bold, the second best underlined. "
@@ -55,7 +64,7 @@ def write_tables(results, out_dir, study):
     for dataset, cells in group_by(results, "dataset").items():
         paths[dataset] = Path(out_dir) / f"{study.stem(dataset)}.md"
         write_text(paths[dataset], format_markdown(dataset, cells, study))
-        write_text(Path(out_dir) / f"{study.stem(dataset)}.csv", format_csv(cells))
+        write_text(Path(out_dir) / f"{study.stem(dataset)}.csv", format_csv(cells, study))
     return paths
 
 
@@ -77,7 +86,7 @@ def format_markdown(dataset, results, study):
         parts += [PREAMBLE]
         for title, protocol in PROTOCOLS.items():
             parts += [f"## History {title}", format_metrics(rows, names, protocol, study)]
-    parts += [published, format_tests(rows, names, study), format_facts(rows)]
+    parts += [published, format_validation(dataset, rows, names, study), format_tests(rows, names, study), format_facts(rows)]
     lists = {"Failed cells": describe_failed(results), "Rows without runs": describe_absent(rows)}
     for title, texts in lists.items():
         parts += [f"## {title}", bullets(texts)] if texts else []
@@ -127,6 +136,14 @@ def format_published(dataset, rows, names, study):
     return "\n\n".join(["## Published figures", markdown_table(columns), *note])
 
 
+def format_validation(dataset, rows, names, study):
+    """The best validation figures beside the test figures and the published ones, where the study wants them."""
+    columns = validation_columns(dataset, rows, names, study)
+    if not columns:
+        return ""
+    return "\n\n".join([f"## {TITLE}", ABOUT, markdown_table(columns), bullets(distances(dataset, rows, names, study))])
+
+
 def format_tests(rows, names, study):
     """Tests of the row under test against the others, under both protocols."""
     ours = row_under_test(rows, study)
@@ -161,11 +178,12 @@ def markdown_table(columns):
 # CSV and terminal
 
 
-def format_csv(results):
+def format_csv(results, study):
     """One line per cell with all stored places of the metrics; a failed cell has its error instead of numbers."""
     names = metric_names(results)
     metrics = {f"{metric_title(name)} {title}": (key, name) for title, key in PROTOCOLS.items() for name in names}
-    fields = ["row", "dataset", "seed", *metrics, "epochs", "best_epoch", "seconds", "parameters", "error"]
+    best = {f"{metric_title(name)} best validation": name for name in names} if study.validation else {}
+    fields = ["row", "dataset", "seed", *metrics, *best, "epochs", "best_epoch", "seconds", "parameters", "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -174,6 +192,7 @@ def format_csv(results):
         if finished([result]):
             line["seconds"] = result["seconds"]["training"]
             line.update({title: result[key].get(name, "") for title, (key, name) in metrics.items()})
+            line.update({title: best_validation(result, name) for title, name in best.items()})
         writer.writerow(line)
     return text.getvalue()
 
@@ -185,7 +204,14 @@ def format_text(results, study):
     columns = columns or {"row": list(rows), **{
         f"{metric_title(name)} {title}": [text for text, _ in column(rows, protocol, name)]
         for title, protocol in PROTOCOLS.items() for name in names
-    }}  # fmt: skip
+    }, **terminal_validation(rows, names, study)}  # fmt: skip
     widths = [max(map(len, [title, *texts])) for title, texts in columns.items()]
     lines = [list(columns), *zip(*columns.values())]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def terminal_validation(rows, names, study):
+    """Column title -> a text per row."""
+    if not study.validation:
+        return {}
+    return {f"{metric_title(name)} best validation": texts_of(rows, validation_values, name) for name in names}

@@ -19,7 +19,7 @@ from torch import nn
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
-from recbole_diffusion.layers.approximator import CrossAttention
+from recbole_diffusion.layers.approximator import FILL, CrossAttention
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.versions import below
 
@@ -156,7 +156,8 @@ class PaddedDiffuRec(PaddedScorer):
         else:
             k = k.softmax(2).masked_fill(padding, 0)
         summary = torch.einsum("blhd,blhe->bhde", k, v)
-        return layer.dense(torch.einsum("blhd,bhde->blhe", q.softmax(-1), summary).flatten(2))
+        mixed = torch.einsum("blhd,bhde->blhe", q.softmax(-1), summary).flatten(2)
+        return layer.dense(mixed.masked_fill(rows.idle[:, :, None], FILL) if layer.fill_padding else mixed)
 
     def _attend(self, layer, query, key, value, rows):
         query = query.masked_fill(rows.idle[:, :, None], 0)

@@ -65,6 +65,14 @@ def test_a_comparison_goes_on_from_what_is_kept(trained, capsys):
     assert load_yaml(path) == {"short": {"model": "SASRec", "n_layers": 1}}
 
 
+def test_a_comparison_shows_validation_figures_when_asked(trained):
+    found = compare(rows={"short": {"model": "SASRec", "n_layers": 1}}, datasets=["cycle"], seeds=1, validation=True,
+                    out=str(trained.folder / "runs"), name="valid", **trained.settings)  # fmt: skip
+    by_epoch = found.results[0]["history"]["valid"]["mrr@5"]
+    assert len(by_epoch) == 2 and found.cells.loc[0, "MRR@5 best validation"] == max(by_epoch)
+    assert "MRR@5 best validation" not in trained.compared.cells
+
+
 def test_a_comparison_of_a_paper_has_its_figures():
     found = compare(
         paper="simdiffrec.table2", datasets="beauty", only=["SASRec"], only_tables=True, data_path="nowhere"

@@ -22,7 +22,11 @@ class DiffuRecSys(ModelContract):
     settings = STEPS
     learning_settings = {"epochs": 12, "learning_rate": 0.01, "eval_step": 4}
     settings_without_chance = {**FAINT, "offset_noise": "none"}
-    switch_needs = {"key_softmax": {"cross_attention": "linear"}}
+    switch_needs = {
+        "key_softmax": {"cross_attention": "linear"},
+        "drop_cross_output": {"cross_attention": "linear"},
+        "fill_padding_rows": {"cross_attention": "linear", "attention_mask": "queries"},
+    }
     switches_together = [
         {"offset_noise": "per_dim", "offset_strength": 0.5},
         {"schedule": "cosine", "sampler": "ddim"},
@@ -30,5 +34,7 @@ class DiffuRecSys(ModelContract):
         {"sampling_steps": 1},
         {"sampling_steps": 3, "reverse_variance": "posterior"},
         {"attention_mask": "queries", "padding_in_softmax": True, "block_stack": "last"},
+        {**dict.fromkeys(("fill_padding_rows", "shared_norm", "drop_cross_output"), True), "drop_block_output": False,
+         "cross_attention": "linear", "key_softmax": "heads", "attention_mask": "queries"},
         {"lr_decay_step": 5, "weight_decay": 0.0},
     ]

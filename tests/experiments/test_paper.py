@@ -213,6 +213,13 @@ def test_chosen_metrics_and_row_under_test(runner):
     assert "| row | NDCG@10 | HR@5 |" in page and "SASRec against the best other row" in page
 
 
+def test_validation_figures_are_shown_when_asked(runner, capsys):
+    assert call("--models=SASRec", "--seeds=1", "--validation") == 0
+    page = Path("out/toy.md").read_text(encoding="utf-8")
+    assert "## Best validation figures beside test figures" in page and "--seeds=1 --validation\n" in page
+    assert "HR@10 best validation" in capsys.readouterr().out
+
+
 def test_ablations_of_diffsbr_are_those_of_its_guide():
     guide = (Path(__file__).parents[2] / "docs" / "diffsbr.md").read_text(encoding="utf-8")
     rows = {**paper.read_preset("diffsbr.figure3").rows, **paper.read_preset("diffsbr.table3").rows}

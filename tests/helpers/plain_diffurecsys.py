@@ -13,44 +13,70 @@ def heads_of(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def softmax_attention(module, query, key, value, mask):
-    """query, key, value: [B, L, d]; mask: [B, L] True at real items -> [B, L, d]."""
+def softmax_attention(module, query, key, value, mask, sees_padding=False):
+    """query, key, value: [B, L, d]; mask: [B, L] True at real items -> [B, L, d].
+
+    Padded keys are hidden, or (released code) queries of padding are, which then look at all places alike.
+    """
     q, k, v = (heads_of(x, module.n_heads) for x in (query, key, value))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    weights = scores.masked_fill(~mask[:, None, None, :], -1e9).softmax(-1)
+    hidden = ~mask[:, None, :, None] if sees_padding else ~mask[:, None, None, :]
+    weights = scores.masked_fill(hidden, -1e9).softmax(-1)
     weights = F.dropout(weights, module.attn_dropout.p, module.training)
     return module.dense((weights @ v).transpose(1, 2).flatten(2))
 
 
-def linear_attention(module, history, guide, mask):
+def linear_attention(module, history, guide, mask, config):
     """history, guide: [B, L, d] -> [B, L, d]."""
+    sees_padding = config["attention_mask"] == "queries"
     key, value = module.key_value(history).chunk(2, -1)
     q, k, v = (heads_of(x, module.n_heads) for x in (module.query(guide), key, value))
-    hidden = ~mask[:, None, :, None]
-    if module.key_softmax == "positions":
+    hidden = torch.zeros_like(mask)[:, None, :, None] if sees_padding else ~mask[:, None, :, None]
+    if config["key_softmax"] == "positions":
         k = k.masked_fill(hidden, -1e9).softmax(2)
     else:
         k = k.softmax(1).masked_fill(hidden, 0)
-    return module.dense((q.softmax(-1) @ (k.transpose(-1, -2) @ v)).transpose(1, 2).flatten(2))
+    mixed = (q.softmax(-1) @ (k.transpose(-1, -2) @ v)).transpose(1, 2).flatten(2)
+    if config["fill_padding_rows"]:
+        mixed = torch.where(mask[:, :, None], mixed, -1e9)
+    return module.dense(module.dropout(mixed) if config["drop_cross_output"] else mixed)
 
 
-def cross_attention(module, history, guide, mask):
+def cross_attention(module, history, guide, mask, config):
     """[B, L, d]."""
-    if hasattr(module, "key_softmax"):
-        return linear_attention(module, history, guide, mask)
+    if config["cross_attention"] == "linear":
+        return linear_attention(module, history, guide, mask, config)
     key, value = module.key_value(history).chunk(2, -1)
-    return softmax_attention(module, module.query(guide), key, value, mask)
+    return softmax_attention(module, module.query(guide), key, value, mask, config["attention_mask"] == "queries")
 
 
-def approximator(network, h, guide, mask):
+def diffurecsys_block(block, h, guide, mask, config):
+    """A block of DiffuRecSys: [B, L, d]."""
+    drop = block.dropout
+    h = h + drop(cross_attention(block.cross_attention, block.cross_norm(h), guide, mask, config))
+    norm = block.cross_norm if config["shared_norm"] else block.attention_norm
+    q, k, v = block.attention.qkv(norm(h)).chunk(3, -1)
+    h = h + drop(softmax_attention(block.attention, q, k, v, mask, config["attention_mask"] == "queries"))
+    h = h + drop(block.feed_forward(block.feed_forward_norm(h)))
+    return drop(h) if config["drop_block_output"] else h
+
+
+def diffurec_block(block, h, mask, config):
+    """A block of DiffuRec: [B, L, d]."""
+    drop = block.dropout
+    q, k, v = block.attention.qkv(block.attention_norm(h)).chunk(3, -1)
+    h = h + drop(softmax_attention(block.attention, q, k, v, mask, config["attention_mask"] == "queries"))
+    return drop(h + drop(block.feed_forward(block.feed_forward_norm(h))))
+
+
+def approximator(network, h, guide, mask, config):
     """h, guide: [B, L, d] -> [B, L, d]."""
+    start = h
     for block in network.blocks:
-        drop = block.dropout
-        if block.cross_attention is not None:
-            h = h + drop(cross_attention(block.cross_attention, block.cross_norm(h), guide, mask))
-        q, k, v = block.attention.qkv(block.attention_norm(h)).chunk(3, -1)
-        h = h + drop(softmax_attention(block.attention, q, k, v, mask))
-        h = drop(h + drop(block.feed_forward(block.feed_forward_norm(h))))
+        if block.cross_attention is None:
+            h = diffurec_block(block, h, mask, config)
+        else:
+            h = diffurecsys_block(block, h if config["block_stack"] == "chained" else start, guide, mask, config)
     return network.norm(network.dropout(h))
 
 
@@ -65,17 +91,18 @@ def restore(model, item_seq, embedded, noised, t, lambda_noise):
     strength = lambda_noise * model.config["lambda_std"] + model.config["lambda_mean"]
     guide = strength * (noised + model.step_embedding()[t])[:, None]
     crosses = model.approximator.blocks[0].cross_attention is not None
-    hidden = approximator(model.approximator, embedded if crosses else embedded + guide, guide, mask)
-    return hidden[torch.arange(len(item_seq)), mask.sum(1) - 1]
+    hidden = approximator(model.approximator, embedded if crosses else embedded + guide, guide, mask, model.config)
+    last = torch.full((len(mask),), -1) if model.config["attention_mask"] == "queries" else mask.sum(1) - 1
+    return hidden[torch.arange(len(item_seq)), last]
 
 
 def loss(model, item_seq, target, t, noise, lambda_noise):
-    """Algorithm 1. t: [B]; noise: [B, d]; lambda_noise: [B, L, d]."""
+    """Algorithm 1. t: [B]; noise: [B, d]; lambda_noise: [B, L, d]; padding stands left with the released mask."""
     alpha_bar = model.process.signal[t] ** 2
     noised = alpha_bar.sqrt()[:, None] * model.item_embedding(target) + (1 - alpha_bar).sqrt()[:, None] * noise
     restored = restore(model, item_seq, embed(model, item_seq), noised, t, lambda_noise)
-    logits = restored @ model.item_embedding.weight[1:].t()
-    return F.cross_entropy(logits, target - 1)
+    first = 0 if model.config["padding_in_softmax"] else 1
+    return F.cross_entropy(restored @ model.item_embedding.weight[first:].t(), target - first)
 
 
 def sample(model, item_seq, betas, x, noises, lambda_noises):

@@ -8,7 +8,9 @@ from recbole.data.interaction import Interaction
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.diffusion.schedules import named_betas
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.diffurecsys import LAMBDA, REVERSE, START
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model
@@ -76,6 +78,92 @@ def test_the_packed_chain_equals_the_padded_one_with_the_same_noise(build, name,
         fast = model.encode(items, LENGTHS)
         slow = plain.sample(model, items, named_betas("trunc_lin", 8), start, noises, lambda_noises)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+
+
+SEEN = {"cross_attention": "linear", "key_softmax": "heads", "attention_mask": "queries"}
+RELEASED = [
+    SEEN,
+    {**SEEN, "fill_padding_rows": True},
+    {"shared_norm": True},
+    {**SEEN, "drop_cross_output": True},
+    {"drop_block_output": False},
+    {**SEEN, "fill_padding_rows": True, "shared_norm": True, "drop_cross_output": True, "drop_block_output": False,
+     "block_stack": "last", "padding_in_softmax": True, "hidden_act": "gelu"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", RELEASED, ids=str)
+def test_the_released_switches_equal_their_padded_form_in_value_and_gradient(build, settings, monkeypatch):
+    model, items = build(**settings), histories()
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x * (1 + self.p))  # shows where it stands
+    for block in model.approximator.blocks:
+        block.attention.attn_dropout.p = 0.0
+        if hasattr(block.cross_attention, "attn_dropout"):
+            block.cross_attention.attn_dropout.p = 0.0
+    t, noise, lambda_noise = torch.tensor([0, 7, 3, 1, 5]), torch.randn(5, 16), torch.randn(5, 10, 16)
+    if settings.get("attention_mask") == "queries":
+        padded = torch.stack([row.roll(10 - n) for row, n in zip(items, LENGTHS.tolist())])
+        packed_noise = lambda_noise.flatten(0, 1)
+    else:
+        padded, packed_noise = items, PackedLayout(LENGTHS).pack(lambda_noise)
+    slow = plain.loss(model, padded, TARGET, t, noise, lambda_noise)
+    parameters = dict(model.named_parameters())
+    wanted = torch.autograd.grad(slow, list(parameters.values()), allow_unused=True)
+    monkeypatch.setattr(model, "_training_noise", lambda clean: noise)
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: t)
+    monkeypatch.setattr(torch, "randn_like", lambda x: packed_noise)
+    fast = model.loss_parts(items, LENGTHS, TARGET)["recommendation"]
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    for found, expected in zip(torch.autograd.grad(fast, list(parameters.values()), allow_unused=True), wanted):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_filled_rows_fit_into_half_precision(build, half):
+    model = build(**RELEASED[-1]).train()
+    with torch.autocast("cpu", dtype=half):
+        loss = model.loss_parts(histories(), LENGTHS, TARGET)["recommendation"]
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_each_released_switch_changes_the_loss(build, monkeypatch):
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x * (1 + self.p))
+    items, found = histories(), {}
+    for name in ("none", "fill_padding_rows", "shared_norm", "drop_cross_output", "drop_block_output"):
+        model = build(**SEEN, **({} if name == "none" else {name: name != "drop_block_output"}))
+        torch.manual_seed(3)
+        for block in model.approximator.blocks:
+            torch.nn.init.normal_(block.attention_norm.weight)
+            if name != "shared_norm":
+                torch.nn.init.ones_(block.cross_norm.weight)
+        torch.manual_seed(4)
+        found[name] = model.loss_parts(items, LENGTHS, TARGET)["recommendation"].item()
+    assert len({round(loss, 5) for loss in found.values()}) == len(found), found
+
+
+@pytest.mark.parametrize("cross_attention", ["softmax", "linear"])
+def test_every_output_layer_of_attention_starts_with_xavier(build, cross_attention):
+    """Uniform weights of PyTorch's own start end at 1 / sqrt(d); normal ones do not."""
+    for block in build(cross_attention=cross_attention, hidden_size=64).approximator.blocks:
+        for layer in (block.attention.dense, block.cross_attention.dense):
+            assert layer.weight.std().item() == pytest.approx((2 / (64 + 64)) ** 0.5, rel=0.1)
+            assert layer.weight.abs().max() > 2.5 / 64**0.5
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"drop_cross_output": True}, "drop_cross_output needs cross_attention: linear"),
+        ({"fill_padding_rows": True, "cross_attention": "linear"}, "fill_padding_rows needs .*attention_mask: queries"),
+        ({"fill_padding_rows": True, "attention_mask": "queries"}, "fill_padding_rows needs cross_attention: linear"),
+    ],
+)
+def test_switches_of_linear_cross_attention_are_refused_without_it(build, settings, message):
+    with pytest.raises(UsageError, match=message):
+        build(**settings)
 
 
 def scores(model, items, lengths):

@@ -30,6 +30,8 @@ SWITCHES = [
     {"sampling_steps": 3, "reverse_variance": "posterior"},
     {"use_position": True},
     {"attention_mask": "queries", "padding_in_softmax": True, "block_stack": "last"},
+    {"cross_attention": "linear", "key_softmax": "heads", "attention_mask": "queries", "fill_padding_rows": True},
+    {"cross_attention": "linear", "shared_norm": True, "drop_cross_output": True, "drop_block_output": False},
     {"lr_decay_step": 5, "weight_decay": 0.0},
 ]
 

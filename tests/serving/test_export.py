@@ -33,6 +33,11 @@ CASES = {
     "DiffuRecSys, linear": ("DiffuRecSys", {"cross_attention": "linear"}),
     "DiffuRecSys, heads": ("DiffuRecSys", {"cross_attention": "linear", "key_softmax": "heads", "use_position": True}),
     "DiffuRecSys, last block": ("DiffuRecSys", {"block_stack": "last"}),
+    "DiffuRecSys, released": (
+        "DiffuRecSys",
+        {"attention_mask": "queries", "cross_attention": "linear", "key_softmax": "heads", "block_stack": "last",
+         "fill_padding_rows": True, "shared_norm": True, "drop_cross_output": True, "drop_block_output": False},
+    ),
     "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
     "SASRec": ("SASRec", {"loss_type": "CE"}),
     "GRU4Rec": ("GRU4Rec", {"loss_type": "CE", "embedding_size": 12, "num_layers": 2}),
