@@ -18,16 +18,12 @@ def named_encoder(name: str, settings: Any, n_layers: int, longest: int) -> Pack
             ``hidden_act`` and ``layer_norm_eps``. HSTU has no inner layer, and only sasrec a choice of activation.
         n_layers (int): number of blocks.
         longest (int): length of the longest history.
-
-    Raises:
-        KeyError: for another name.
     """
     heads, hidden, inner = settings["n_heads"], settings["hidden_size"], settings["inner_size"]
     dropouts = settings["hidden_dropout_prob"], settings["attn_dropout_prob"]
     eps = settings["layer_norm_eps"]
-    makers = {
-        "sasrec": lambda: PackedTransformer(n_layers, heads, hidden, inner, *dropouts, settings["hidden_act"], eps),
-        "ligr": lambda: LiGR(n_layers, heads, hidden, inner, *dropouts, eps),
-        "hstu": lambda: HSTU(n_layers, heads, hidden, longest, *dropouts, eps),
-    }
-    return makers[name]()
+    if name == "hstu":
+        return HSTU(n_layers, heads, hidden, longest, *dropouts, eps)
+    if name == "ligr":
+        return LiGR(n_layers, heads, hidden, inner, *dropouts, eps)
+    return PackedTransformer(n_layers, heads, hidden, inner, *dropouts, settings["hidden_act"], eps)

@@ -10,11 +10,11 @@ With ``n`` and ``m`` layer norms, ``o`` the number of places between a query and
     A = SiLU(Q K^T + b[o]) / L,  0 where a key is not seen    (2)
     y = x + W_o (m(A V) * U) + b_o                            (3)
 
-There is no softmax, no scale of the scores, and no feed-forward layer of its own. The relative bias ``b`` is learned per
-distance, one table per block for all heads, as in the released code. It has no part for times: the models get the order
-of a history, not its times. What is chosen here: A is divided by the maximal length, as in the released code, not by the
-number of tokens that a query sees; dropout on A and before ``W_o``; a layer norm after the last block, which keeps the
-states in the scale of the other encoders.
+There is no softmax, no scale of the scores, and no feed-forward layer of its own. As in the form of the authors' block that
+the library RecTools has, the relative bias ``b`` is learned per distance, one table per block for all heads, ``W`` has no
+bias, and A is divided by the maximal length, not by the number of tokens that a query sees. ``b`` has no part for times:
+the models get the order of a history, not its times. What is chosen here: dropout on A (RecTools: on A V) and before
+``W_o``; a layer norm after the last block, which keeps the states in the scale of the other encoders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpa
 from recbole_diffusion.layers.stack import PreNormBlock, PreNormStack
 from recbole_diffusion.layers.transformer import Dropout, hidden_cells
 
-# The released code's. A V starts near zero; a norm with a smaller one would blow it up to full size, and with it the
+# RecTools's. A V starts near zero; a norm with a smaller one would blow it up to full size, and with it the
 # sign of whatever the weight of a lone item happens to be.
 EPSILON = 1e-6
 
@@ -82,7 +82,9 @@ class HSTUBlock(PreNormBlock):
             first = group.stop
         return x[layout.last] + self.changed(u, torch.cat(mixed)[layout.group[layout.last]])
 
-    def _attend_at_last(self, q: torch.Tensor, keys_values: torch.Tensor, length: torch.Tensor, block: Block) -> torch.Tensor:
+    def _attend_at_last(
+        self, q: torch.Tensor, keys_values: torch.Tensor, length: torch.Tensor, block: Block
+    ) -> torch.Tensor:
         """q: [sequences, views, heads, 1, hidden / heads] -> [sequences, views, hidden]."""
         k, v = pad_block(keys_values, block).unflatten(-1, (2, self.n_heads, -1)).permute(3, 0, 2, 4, 1, 5)
         place = torch.arange(block.shape[1], device=q.device)

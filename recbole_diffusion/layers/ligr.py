@@ -10,10 +10,10 @@ With ``n`` a layer norm, each with parameters of its own::
     x = x + sigmoid(W_g n(x) + b_g) * Attention(n(x))
     x = x + sigmoid(W_h n(x) + b_h) * SwiGLU(n(x))           SwiGLU(z) = W_2 (SiLU(W_1 z) * W_3 z)
 
-and a layer norm after the last block. What is chosen here: gates look at the normed input (eSASRec's released ones at
-the bare one), the last norm (eSASRec's has none), which keeps the states in the scale of the other encoders; dropout
-stands before the gate, after the product of SwiGLU and on attention weights; SwiGLU has no biases, as eSASRec's, and
-the inner width that is set, where eSASRec's is four times the outer one.
+and a layer norm after the last block. As in the library RecTools, where eSASRec is public, dropout stands before the
+gate, after the product of SwiGLU and on attention weights, and SwiGLU has no biases. What is chosen here: gates look at
+the normed input (RecTools: at the bare one); the last norm (RecTools: none) keeps the states in the scale of the other
+encoders; the inner width of SwiGLU is the one that is set (RecTools: four times the outer one).
 """
 
 from __future__ import annotations
