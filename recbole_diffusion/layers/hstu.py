@@ -10,11 +10,12 @@ With ``n`` and ``m`` layer norms, ``o`` the number of places between a query and
     A = SiLU(Q K^T + b[o]) / L,  0 where a key is not seen    (2)
     y = x + W_o (m(A V) * U) + b_o                            (3)
 
-There is no softmax, no scale of the scores, and no feed-forward layer of its own. As in the form of the authors' block that
-the library RecTools has, the relative bias ``b`` is learned per distance, one table per block for all heads, ``W`` has no
-bias, and A is divided by the maximal length, not by the number of tokens that a query sees. ``b`` has no part for times:
-the models get the order of a history, not its times. What is chosen here: dropout on A (RecTools: on A V) and before
-``W_o``; a layer norm after the last block, which keeps the states in the scale of the other encoders.
+There is no softmax, no scale of the scores, and no feed-forward layer of its own. As in the form of the authors'
+block that the library RecTools has, the relative bias ``b`` is learned per distance, one table per block for all
+heads, ``W`` has no bias, and A is divided by the maximal length, not by the number of tokens that a query sees. ``b``
+has no part for times: the models get the order of a history, not its times. What is chosen here: dropout on A
+(RecTools: on A V) and before ``W_o``; a layer norm after the last block, which keeps the states in the scale of the
+other encoders.
 """
 
 from __future__ import annotations
@@ -94,7 +95,15 @@ class HSTUBlock(PreNormBlock):
         return mixed.flatten(2)
 
     def weights(self, scores: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-        """A (Eq. 2) without its mask: scores ``Q K^T`` [..., query, key]; distance: place of the query less the key's."""
+        """A (Eq. 2) without its mask.
+
+        Args:
+            scores (torch.Tensor): ``Q K^T``, [..., query, key].
+            distance (torch.LongTensor): place of the query less that of the key, of a shape that fits.
+
+        Returns:
+            torch.Tensor: [..., query, key].
+        """
         bias = self.relative_bias(distance + self.longest - 1).squeeze(-1)
         return F.silu(scores + bias) / self.longest
 

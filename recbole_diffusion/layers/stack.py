@@ -18,7 +18,7 @@ class PreNormBlock(nn.Module):
         raise NotImplementedError
 
     def at_last(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """The same at the last token of every row, which sees its whole history: [N, views, hidden] -> [B, views, hidden]."""
+        """The same at the last token of every row, which sees all: [N, views, hidden] -> [B, views, hidden]."""
         raise NotImplementedError
 
 
@@ -51,6 +51,6 @@ class PreNormStack(nn.Module):
         return self.norm(self.blocks[-1](x, layout, causal))
 
     def final_block_at_last(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """The last block where only the state of the whole history is wanted: [N, views, hidden] -> [B, views, hidden]."""
+        """The last block at the last token of every row: [N, views, hidden] -> [B, views, hidden]."""
         last: PreNormBlock = self.blocks[-1]  # type: ignore[assignment]
         return self.norm(last.at_last(x, layout))
