@@ -15,7 +15,8 @@ def named_encoder(name: str, settings: Any, n_layers: int, longest: int) -> Pack
     Args:
         name (str): ``sasrec``, ``ligr`` or ``hstu``.
         settings (mapping): ``n_heads``, ``hidden_size``, ``inner_size``, ``hidden_dropout_prob``,
-            ``attn_dropout_prob``, ``hidden_act`` and ``layer_norm_eps``. HSTU has no inner layer, and only sasrec a choice of activation.
+            ``attn_dropout_prob``, ``hidden_act`` and ``layer_norm_eps``. HSTU has no inner layer,
+            and only sasrec a choice of activation.
         n_layers (int): number of blocks.
         longest (int): length of the longest history.
     """

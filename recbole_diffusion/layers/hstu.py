@@ -12,10 +12,10 @@ With ``n`` and ``m`` layer norms, ``o`` the number of places between a query and
 
 There is no softmax, no scale of the scores, and no feed-forward layer of its own. As in the form of the authors'
 block that the library RecTools has, the relative bias ``b`` is learned per distance, one table per block for all
-heads, ``W`` has no bias, and A is divided by the maximal length, not by the number of tokens that a query sees. ``b``
-has no part for times: the models get the order of a history, not its times. What is chosen here: dropout on A
-(RecTools: on A V) and before ``W_o``; a layer norm after the last block, which keeps the states in the scale of the
-other encoders.
+heads, ``W`` has no bias, dropout stands before ``W_o``, and A is divided by the maximal length, not by the number of
+tokens that a query sees. ``b`` has no part for times: the models get the order of a history, not its times. What is
+chosen here: dropout on A (RecTools: on A V); a layer norm after the last block, which keeps the states in the scale
+of the other encoders.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.parametrize("encoder", ["ligr", "hstu"])
 @pytest.fixture
 def train(trained_data):
     def train(encoder, **more):
-        settings = {"encoder": encoder, "checkpoint_dir": "saved", **more}
-        return run("SimDiffRec", "cycle", config_dict=training_settings("SimDiffRec", trained_data("SimDiffRec"), **settings))
+        more = {"encoder": encoder, "checkpoint_dir": "saved", **more}
+        settings = training_settings("SimDiffRec", trained_data("SimDiffRec"), **more)
+        return run("SimDiffRec", "cycle", config_dict=settings)
 
     return train
 
@@ -37,7 +38,8 @@ def test_a_checkpoint_recommends_what_its_model_scores(train, trained_data, enco
     batch = next(iter(test))[0]
     with torch.no_grad():
         scores = network.full_sort_predict(batch)[:, 1:]
-    histories = [data.id2token("item_id", row[:n]).tolist() for row, n in zip(batch["item_id_list"], batch["item_length"])]
+    rows = zip(batch["item_id_list"], batch["item_length"])
+    histories = [data.id2token("item_id", row[:length]).tolist() for row, length in rows]
     found = Recommender.load(path).recommend(histories, k=3)
     expected = scores.topk(3).values.numpy()
     assert np.array([[score for _, score in row] for row in found]) == pytest.approx(expected, abs=1e-5)
