@@ -33,6 +33,17 @@ class Dropout(nn.Dropout):
         return x * keep.to(x.dtype).div_(1 - dropped / self.LEVELS)
 
 
+def hidden_cells(block: Block, causal: bool) -> torch.Tensor:
+    """What a query may not see, broadcast over [sequences, views, heads, query, key].
+
+    Under the causal mask a real query never reaches the padding behind it, so that mask is enough.
+    """
+    width = block.shape[1]
+    if causal:
+        return torch.ones(width, width, dtype=torch.bool, device=block.real.device).triu_(1)
+    return ~block.real[:, None, None, None, :]
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention over packed tokens, from queries, keys and values to the output projection.
 
@@ -56,7 +67,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = padded.permute(3, 0, 2, 4, 1, 5)  # each [sequences, views, heads, width, hidden / heads]
         if block.indifferent is not None:
             q = q.masked_fill(block.indifferent[:, None, None, :, None], 0)
-        mixed = self._weigh(q, k, v, self._hidden_cells(block, causal))
+        mixed = self._weigh(q, k, v, hidden_cells(block, causal))
         return unpad_block(mixed.permute(0, 3, 1, 2, 4).flatten(3), block)
 
     def mix_at_last(self, queries: torch.Tensor, keys_values: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
@@ -76,25 +87,14 @@ class MultiHeadAttention(nn.Module):
             sequences = block.shape[0]
             k, v = pad_block(keys_values, block).unflatten(-1, (2, self.n_heads, -1)).permute(3, 0, 2, 4, 1, 5)
             q = by_group[first : first + sequences].unsqueeze(-2)  # [sequences, views, heads, 1, hidden / heads]
-            mixed.append(self._weigh(q, k, v, self._hidden_cells(block, causal=False)).flatten(2))
+            mixed.append(self._weigh(q, k, v, hidden_cells(block, causal=False)).flatten(2))
             first += sequences
         return self.dense(torch.cat(mixed)[layout.group[layout.last]])
 
-    def _weigh(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden_cells: torch.Tensor) -> torch.Tensor:
+    def _weigh(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Scaled dot-product attention; q, k, v: [sequences, views, heads, tokens, hidden / heads]."""
-        scores = ((q * self.scale) @ k.transpose(-2, -1)).masked_fill(hidden_cells, float("-inf"))
+        scores = ((q * self.scale) @ k.transpose(-2, -1)).masked_fill(hidden, float("-inf"))
         return self.attn_dropout(scores.softmax(-1)) @ v
-
-    @staticmethod
-    def _hidden_cells(block: Block, causal: bool) -> torch.Tensor:
-        """What a query may not see, broadcast over [sequences, views, heads, query, key].
-
-        Under the causal mask a real query never reaches the padding behind it, so that mask is enough.
-        """
-        width = block.shape[1]
-        if causal:
-            return torch.ones(width, width, dtype=torch.bool, device=block.real.device).triu_(1)
-        return ~block.real[:, None, None, None, :]
 
 
 class SelfAttention(MultiHeadAttention):

@@ -19,32 +19,24 @@ from recbole_diffusion.diffusion.guided_noise import GuidedNoiseProcess
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.encoders import named_encoder
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.top_items import top_items
-from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
+from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
 from recbole_diffusion.processes import rows_of_all
 
 
 class PositionedTransformer(nn.Module):
-    """Position table, layer norm and Transformer; the recommender and the denoiser have one each."""
+    """Position table, layer norm and encoder; the recommender and the denoiser have one each."""
 
-    def __init__(self, config, max_length, n_layers, transformer=None):
+    def __init__(self, config, max_length, name, n_layers, transformer=None):
         super().__init__()
         hidden = config["hidden_size"]
         self.position_embedding = nn.Embedding(max_length, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config["layer_norm_eps"])
         self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.transformer = transformer or PackedTransformer(
-            n_layers,
-            config["n_heads"],
-            hidden,
-            config["inner_size"],
-            config["hidden_dropout_prob"],
-            config["attn_dropout_prob"],
-            config["hidden_act"],
-            config["layer_norm_eps"],
-        )
+        self.transformer = transformer or named_encoder(name, config, n_layers, max_length)
         self.align_end = config["pos_align"] == "end"
 
     def forward(self, x, layout, causal):
@@ -78,7 +70,8 @@ class PositionedTransformer(nn.Module):
 class SimDiffRec(DiffusionSequentialRecommender):
     """Similarity-guided diffusion for contrastive sequential recommendation.
 
-    With ``alpha: 0`` and ``beta: 0`` nothing of the diffusion model exists and what is left is SASRec.
+    With ``alpha: 0`` and ``beta: 0`` nothing of the diffusion model exists and what is left is SASRec, or the encoder that
+    is chosen instead of its Transformer.
 
     Args:
         config (DiffusionConfig): settings, see ``properties/model/SimDiffRec.yaml``.
@@ -97,10 +90,11 @@ class SimDiffRec(DiffusionSequentialRecommender):
         if self.alpha or self.beta:
             self._check_catalogue()
         self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
-        self.recommender = PositionedTransformer(config, self.max_seq_length, config["n_layers"])
-        if self.alpha or self.beta:
+        longest = self.max_seq_length
+        self.recommender = PositionedTransformer(config, longest, config["encoder"], config["n_layers"])
+        if self.alpha or self.beta:  # a denoiser of its own is the paper's, whatever recommends
             shared = self.recommender.transformer if config["share_denoiser"] else None
-            self.denoiser = PositionedTransformer(config, self.max_seq_length, config["denoiser_layers"], shared)
+            self.denoiser = PositionedTransformer(config, longest, "sasrec", config["denoiser_layers"], shared)
             self.time_embedding = nn.Embedding(config["diffusion_steps"], config["hidden_size"])
             self.process = GuidedNoiseProcess(
                 config["diffusion_steps"], config["beta_start"], config["beta_end"], config["noise_param"]

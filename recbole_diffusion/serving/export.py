@@ -14,12 +14,16 @@ import warnings
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.layers.approximator import FILL, CrossAttention
+from recbole_diffusion.layers.hstu import HSTU
+from recbole_diffusion.layers.ligr import LiGR
+from recbole_diffusion.layers.transformer import PackedTransformer
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.versions import below
 
@@ -91,11 +95,39 @@ class PaddedSimDiffRec(PaddedScorer):
         if encoder.align_end:
             position = (place + self.width - item_seq_len[:, None]).clamp(max=self.width - 1)
         x = encoder.LayerNorm(self.model.item_embedding(item_seq) + encoder.position_embedding(position))
-        visible = place[:, None] >= place  # padding stands behind the items, where no item looks
-        for attention, feed_forward in zip(encoder.transformer.attention, encoder.transformer.feed_forward):
-            x = attention.LayerNorm(x + attend(attention, *attention.qkv(x).chunk(3, -1), visible))
-            x = feed_forward(x)
+        distance = place[:, None] - place  # at least 0 where a key is seen: padding stands behind the items
+        x = PADDED[type(encoder.transformer)](encoder.transformer, x, distance)
         return self.at(x, item_seq_len - 1)
+
+
+def through_sasrec(stack, x, distance):
+    """Causal, padded form of PackedTransformer. x: [B, L, hidden]; distance: [L, L] place of query less place of key."""
+    for attention, feed_forward in zip(stack.attention, stack.feed_forward):
+        x = attention.LayerNorm(x + attend(attention, *attention.qkv(x).chunk(3, -1), distance >= 0))
+        x = feed_forward(x)
+    return x
+
+
+def through_ligr(stack, x, distance):
+    """The same of LiGR."""
+    for block in stack.blocks:
+        normed = block.attention_residual.norm(x)
+        change = attend(block.attention, *block.attention.qkv(normed).chunk(3, -1), distance >= 0)
+        x = block.fed_forward(block.attention_residual(x, normed, change))
+    return stack.norm(x)
+
+
+def through_hstu(stack, x, distance):
+    """The same of HSTU."""
+    for block in stack.blocks:
+        u, *qkv = F.silu(block.uqkv(block.norm(x))).chunk(4, -1)
+        q, k, v = (part.unflatten(-1, (block.n_heads, -1)).transpose(1, 2) for part in qkv)
+        weights = block.weights(q @ k.transpose(-2, -1), distance).masked_fill(distance < 0, 0)
+        x = x + block.changed(u, (weights @ v).transpose(1, 2).flatten(2))
+    return stack.norm(x)
+
+
+PADDED = {PackedTransformer: through_sasrec, LiGR: through_ligr, HSTU: through_hstu}
 
 
 class Rows(NamedTuple):

@@ -20,4 +20,6 @@ class SimDiffRec(ModelContract):
         {"exclude_original": True, "mask_same_target": True},
         {"pos_align": "start", "mse_weight": 0.0},
         {"alpha": 0.0},
+        {"encoder": "ligr", "share_denoiser": True},
+        {"encoder": "hstu", "share_denoiser": True},
     ]

@@ -4,6 +4,7 @@ It reads the weights of a packed model, so that both compute the same numbers fr
 what the fast version is checked against (tests/model/test_simdiffrec.py) and timed against (benchmarks/).
 """
 
+import plain_encoders
 import torch
 import torch.nn.functional as F
 
@@ -35,7 +36,8 @@ def positioned(network, x, mask, causal):
         position = (position + len(table) - mask.sum(1, keepdim=True)).clamp(max=len(table) - 1)
     x = network.LayerNorm(x + table[position])
     x = F.dropout(x, network.dropout.p, network.training)
-    return transformer(network.transformer, x, mask, causal)
+    twin = plain_encoders.encoder if hasattr(network.transformer, "blocks") else transformer
+    return twin(network.transformer, x, mask, causal)
 
 
 def similarity_noise(model, item_seq):

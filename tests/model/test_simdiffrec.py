@@ -44,7 +44,18 @@ def drawn_steps(model, lengths, seed):
     return steps
 
 
-@pytest.mark.parametrize("settings", [{}, {"pos_align": "start"}, {"noise_param": "convex", "mse_weight": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pos_align": "start"},
+        {"noise_param": "convex", "mse_weight": 0.0},
+        {"encoder": "ligr"},
+        {"encoder": "hstu"},
+        {"encoder": "ligr", "share_denoiser": True},
+        {"encoder": "hstu", "share_denoiser": True},
+    ],
+)
 def test_packed_equals_padded_in_values_and_gradients(settings):
     model = build(**SMALL, **settings)
     items, lengths, target = batch()

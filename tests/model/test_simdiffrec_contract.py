@@ -19,6 +19,18 @@ class TestSASRec(SimDiffRec):
     settings = {**SimDiffRec.settings, "alpha": 0, "beta": 0}
 
 
+class TestLiGR(SimDiffRec):
+    """Gated pre-norm blocks that recommend, and the paper's denoiser."""
+
+    settings = {**SimDiffRec.settings, "encoder": "ligr"}
+
+
+class TestHSTU(SimDiffRec):
+    """Pointwise attention, also as the denoiser."""
+
+    settings = {**SimDiffRec.settings, "encoder": "hstu", "share_denoiser": True}
+
+
 SWITCHES = [
     {"noise": "gaussian"},
     {"positions": "random"},
@@ -35,6 +47,9 @@ SWITCHES = [
     {"exclude_original": True, "mask_same_target": True},
     {"pos_align": "start", "mse_weight": 0.0},
     {"alpha": 0.0},
+    {"encoder": "ligr", "share_denoiser": True},
+    {"encoder": "hstu", "alpha": 0.0, "beta": 0.0},
+    {"encoder": "hstu", "official_compat": True, "share_denoiser": True, "train_view": "prefix", "epochs": 12},
 ]
 
 

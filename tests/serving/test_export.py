@@ -25,6 +25,8 @@ SEQUENCES = [[1], [2, 3, 4], [5, 5, 5, 5, 5, 5, 5], [12, 1, 2, 9, 4], [7, 8]]
 CASES = {
     "SimDiffRec": ("SimDiffRec", {"k_noise": 3, "k_sample": 2}),
     "SimDiffRec, from the start, relu": ("SimDiffRec", {"alpha": 0, "beta": 0, "pos_align": "start", "hidden_act": "relu"}),
+    "SimDiffRec, ligr": ("SimDiffRec", {"k_noise": 3, "k_sample": 2, "encoder": "ligr"}),
+    "SimDiffRec, hstu": ("SimDiffRec", {"alpha": 0, "beta": 0, "encoder": "hstu"}),
     "DiffuRec": ("DiffuRec", {}),
     "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
     "DiffuRec, released masks": ("DiffuRec", {"attention_mask": "queries", "use_position": True}),
@@ -88,6 +90,8 @@ def test_the_padded_form_equals_the_packed_model(case):
     "case",
     [
         "SimDiffRec",
+        "SimDiffRec, ligr",
+        "SimDiffRec, hstu",
         "DiffuRec",
         "SASRec",
         "GRU4Rec",
