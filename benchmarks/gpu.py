@@ -39,6 +39,7 @@ def read_words(words=None):
     parser.add_argument("--steps", type=int, default=30, help="steps per model whose speed is measured")
     args, settings = parser.parse_known_args(words)
     args.data_path, args.out, args.only = os.path.abspath(args.data_path), Path(args.out).resolve(), args.only.split(",")
+    args.rows, args.wheels = os.path.abspath(args.rows), args.wheels and os.path.abspath(args.wheels)  # parts run in OUT
     wrong = [name for name in args.only if name not in STAGES] or [word for word in settings if "=" not in word]
     if wrong or args.budget <= 0:
         parser.error(f"cannot use {', '.join(wrong) or f'a budget of {args.budget} seconds'}")
