@@ -18,6 +18,7 @@ torch.set_num_threads(1)
 recbole_models()
 
 
+@pytest.hookimpl(optionalhook=True)  # there need be no pytest-xdist
 def pytest_xdist_auto_num_workers():
     """A process per core that this one may use; each needs about a gigabyte of memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -262,20 +262,41 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
         prefixes.update(Interaction({field: values[target] for field, values in self.flat.items()}))
         return cat_interactions([self.inter_feat, prefixes])
 
-    def sessions(self):
+    def sessions(self, whole=False):
         """The sessions of this part, targets included, each once; of longer ones the latest items.
 
+        Args:
+            whole (bool): all items of each session.
+
         Returns:
-            tuple: items [n] of one session after the other, lengths [S], at most ``MAX_ITEM_LIST_LENGTH + 1``, and user
-            numbers [S], all LongTensors.
+            tuple: items [n] of one session after the other, lengths [S], at most ``MAX_ITEM_LIST_LENGTH + 1`` unless
+            whole, and user numbers [S], all LongTensors.
         """
         examples = self.longest_examples()
-        start, length = examples[HISTORY_START], examples[self.item_list_length_field] + 1
+        start = examples[USER_START if whole else HISTORY_START]
+        length = examples[TARGET] - start + 1
         session, place = numbered_in_groups(length)
         cells = (start[session] + place).clamp(max=len(self.flat[self.iid_field]) - 1)
         items = self.flat[self.iid_field][cells]
         items[length.cumsum(0) - 1] = examples[self.iid_field]
         return items, length, examples[self.uid_field]
+
+    def item_counts(self):
+        """How often each item occurs in the whole sessions of this part: LongTensor [V]."""
+        return torch.bincount(self.sessions(whole=True)[0], minlength=self.item_num)
+
+    def transitions(self):
+        """How often an item follows another in the whole sessions of this part, whatever the view of the examples.
+
+        Returns:
+            tuple: items, their successors and how often, all LongTensors [n]; sorted by item, then by successor.
+        """
+        items, length, _ = self.sessions(whole=True)
+        inner = torch.ones(len(items), dtype=torch.bool)
+        inner[length.cumsum(0) - 1] = False  # the last item of a session has no successor
+        before = inner.nonzero().squeeze(1)
+        pairs, counts = (items[before] * self.item_num + items[before + 1]).unique(return_counts=True)
+        return pairs // self.item_num, pairs % self.item_num, counts
 
     def item_features(self, choice, missing, width):
         """Vectors of the items from a feature file, see :func:`recbole_diffusion.data.features.load_item_features`.
@@ -340,8 +361,8 @@ def numbered_in_groups(sizes):
     Returns:
         tuple: group of each member and its number from 0 within it, both [sum of sizes].
     """
-    group = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return group, torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]
+    group = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    return group, torch.arange(len(group), device=sizes.device) - (sizes.cumsum(0) - sizes)[group]
 
 
 def training_item_counts(dataset):

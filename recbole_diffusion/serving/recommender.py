@@ -71,10 +71,15 @@ class Catalogue:
 
     def sessions(self) -> Any:
         """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
-        kept = self._checkpoint.get("other_parameter") or {}
-        if "training_sessions" not in kept:
-            raise self._not_kept("training_sessions")
-        return kept["training_sessions"]
+        return self._kept("training_sessions")
+
+    def item_counts(self) -> Any:
+        """Counts that the model itself keeps, as :meth:`SequenceDataset.item_counts` returns them."""
+        return self._kept("item_counts")
+
+    def transitions(self) -> Any:
+        """Counts that the model itself keeps, as :meth:`SequenceDataset.transitions` returns them."""
+        return self._kept("transitions")
 
     def item_features(self, *_: Any) -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
@@ -82,6 +87,12 @@ class Catalogue:
 
     def __getattr__(self, name: str) -> Any:
         raise self._not_kept(name)
+
+    def _kept(self, name: str) -> Any:
+        kept = self._checkpoint.get("other_parameter") or {}
+        if name not in kept:
+            raise self._not_kept(name)
+        return kept[name]
 
     def _not_kept(self, name: str) -> UsageError:
         return UsageError(

@@ -11,6 +11,8 @@ MODELS = {
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
     "DiffSBR": "recbole_diffusion.model.diffsbr",
     "SKNN": "recbole_diffusion.model.sknn",
+    "Successors": "recbole_diffusion.model.counters",
+    "Popularity": "recbole_diffusion.model.counters",
 }
 ENTRY_POINT_GROUP = "recbole_diffusion.models"
 

@@ -1,0 +1,117 @@
+"""benchmarks/gpu.py, rehearsed on the CPU: its plan within a budget, what it keeps, and that it ends in time."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import emulated_device
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
+
+    return gpu
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_checks
+
+    return gpu_checks
+
+
+def test_cells_that_fit_come_first_and_ml_1m_before_others(gpu):
+    rows = {"A": {"model": "A"}, "B": {"model": "B", "epochs": 9, "datasets": {"toys": {"epochs": 2}}}}
+    cells = gpu.planned_cells(rows, ["ml-1m", "toys"], 2)
+    order = [(cell["seed"], cell["dataset"], cell["row"]) for cell in cells]
+    assert order == [(s, d, r) for s in (2020, 2021) for d in ("ml-1m", "toys") for r in "AB"]
+    speeds = {"A": {"seconds_per_epoch": 3, "epochs": 5}, "B": {"seconds_per_epoch": 1, "epochs": 500}}
+    size = {"ml-1m": 1000, "toys": 100}
+    seconds = [gpu.estimated_seconds(cell, speeds, size, "ml-1m") for cell in cells[:4]]
+    assert seconds == pytest.approx([15, 9, 1.5, 0.2])
+    estimate = dict(zip(map(id, cells), seconds)).get
+    begun, left, waiting = [], 12, cells[:4]
+    while waiting and left > 0:
+        cell = gpu.next_cell(waiting, left, lambda cell: estimate(id(cell)))
+        waiting.remove(cell)
+        left -= estimate(id(cell))
+        begun.append((cell["dataset"], cell["row"]))
+    assert begun == [("ml-1m", "B"), ("toys", "A"), ("toys", "B"), ("ml-1m", "A")]  # the last in what is left
+    assert gpu.estimated_seconds({"model": "C", "dataset": "toys"}, speeds, size, "ml-1m") is None
+
+
+def test_a_program_ends_with_its_time(gpu, tmp_path):
+    began, said = time.monotonic(), []
+    code, seconds = gpu.in_process(
+        ["-uc", "print('here'); import time; time.sleep(60)"], None, 3, tmp_path / "log.txt", said.append
+    )
+    assert code is None and seconds < 30 and time.monotonic() - began < 30 and said == ["here\n"]
+    assert gpu.in_process(["-c", "raise SystemExit(3)"], None, 30, tmp_path / "log.txt")[0] == 3
+
+
+def test_a_model_that_ends_the_process_costs_its_own_lines_only(gpu, tmp_path):
+    args, _ = gpu.read_words([str(tmp_path), "--budget=9", "--models=A,B,C"])
+    asked = []
+
+    def run(part, words, take):
+        names = words[-1].partition("=")[2]
+        asked.append(names)
+        for number, name in enumerate(names.split(",")):
+            left = ",".join(names.split(",")[number + 1 :])
+            take(json.dumps({"part": "begun", "model": name, "left": left}) + "\n")
+            if name == "B":
+                return -6, 1.0
+            take(json.dumps({"part": "speed", "model": name, "seconds_per_epoch": 1, "epochs": 2}) + "\n")
+        return 0, 1.0
+
+    report = gpu.Report(tmp_path / "out")
+    speeds = gpu.run_models(report, run, args, "toy")
+    assert asked == ["A,B,C", "C"] and list(speeds) == ["A", "C"]
+    kept = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert [line["model"] for line in kept if line.get("error")] == ["B"]
+
+
+def test_a_rehearsal_on_the_cpu(tmp_path):
+    rows = tmp_path / "rows.yaml"
+    rows.write_text('"Popularity, of all": {model: Popularity}\n')
+    words = ["--device=cpu", "--budget=300", "--datasets=ml-1m,toy", "--only=models,cells", "--models=SimDiffRec"]
+    words += ["--steps=2", f"--rows={rows}", f"--out={tmp_path / 'out'}"]
+    program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), str(ROOT / "dataset"), *words]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + (tmp_path / "out" / "log.txt").read_text()
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    parts = ["data", "machine", "steps", "half precision", "half precision", "speed", "cells"]
+    assert [line["part"] for line in found] == parts
+    assert found[0]["missing"] == "ml-1m" and found[-1]["end"] == "kept"
+    assert len(list((tmp_path / "out" / "cells" / "toy").glob("Popularity-seed2020-*.json"))) == 1
+    assert "Popularity, of all" in (tmp_path / "out" / "cells" / "toy.md").read_text()
+
+
+@pytest.mark.fresh_process
+@pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only")
+@pytest.mark.parametrize("model", ["SimDiffRec", "DiffuRecSys"])
+def test_a_step_elsewhere_draws_the_same_numbers(checks, capsys, tmp_path, model):
+    checks.random_data(tmp_path, n_users=40, n_items=20)
+    with emulated_device.second_device() as device:
+        checks.compare_with_cpu(model, tmp_path, device)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is True
+
+
+def test_random_numbers_of_all_kinds_come_from_the_generator_of_the_cpu(checks):
+    def draw():
+        torch.manual_seed(1)
+        return [torch.randn(3), torch.randint(9, (4,)), torch.empty(2).normal_(), torch.rand_like(torch.ones(2)),
+                torch.multinomial(torch.ones(5), 2), torch.randperm(6)]  # fmt: skip
+
+    with checks.DrawnOnCpu():
+        found = draw()
+    assert all(torch.equal(a, b) for a, b in zip(found, draw()))
