@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,17 +118,20 @@ def test_properties_are_found_in_a_checkout():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with this package from a wheel, without its requirements."""
+    """A folder with this package from a wheel, without its requirements; built from a copy, since pip builds in place."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    left = shutil.ignore_patterns(".*", "build", "log*", "saved", "runs", "results", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=left)
     pip = [sys.executable, "-m", "pip", "-q"]
-    words = ["--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    words = ["--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run([*pip, "wheel", *words], check=True)
     wheel = next(folder.glob("*.whl"))
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
     return folder / "site"
 
 
-@pytest.mark.xdist_group("wheel")  # pip builds in the checkout
+@pytest.mark.xdist_group("wheel")  # which is built once
 def test_what_travels_in_a_wheel(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     package = "recbole_diffusion"

@@ -5,16 +5,19 @@ import json
 import logging
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from recbole_diffusion import run
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.training import console
 from recbole_diffusion.training.console import describe_epoch
 from recbole_diffusion.training.result import RunResult, format_result
 
@@ -77,6 +80,7 @@ def test_a_wrong_console_is_refused(folder, tmp_path, capsys):
 def test_bars_are_for_terminals_and_leave_nothing_behind(folder, tmp_path, capsys, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(console, "tqdm", partial(tqdm, mininterval=0))  # draws every step, however fast they are
     assert main(words(folder, tmp_path)) == 0
     assert "epoch 0:" in screen.getvalue() and "loss=" in screen.getvalue() and "evaluation:" in screen.getvalue()
     assert "\r" not in capsys.readouterr().out
