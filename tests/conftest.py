@@ -1,6 +1,7 @@
 """Shared set-up: one thread, no files outside the temporary folder, and a torchvision that can be imported."""
 
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 os.environ["OMP_NUM_THREADS"] = "1"  # here and in processes that tests start: their tensors are too small to share
@@ -10,7 +11,7 @@ import torch
 from fresh_process import pytest_runtest_protocol, pytest_runtestloop  # noqa: F401 hooks
 from models import TrainedOnce
 
-from recbole_diffusion.settings.registry import recbole_models
+from recbole_diffusion.settings.registry import MODELS, recbole_models
 
 torch.set_num_threads(1)
 # RecBole's SINE switches PyTorch's anomaly detection on when it is first imported, which recbole_models undoes; some
@@ -25,13 +26,20 @@ def pytest_xdist_auto_num_workers():
     return min(cores, 8)
 
 
-def pytest_collection_modifyitems(items):
-    """Tests of one model run in the same process, one after the other, and share what is trained for it."""
-    for item in items:
-        parameters = getattr(item, "callspec", None) and item.callspec.params
-        model = (parameters or {}).get("model") or getattr(item.cls, "model", None)
-        if isinstance(model, str):
-            item.add_marker(pytest.mark.xdist_group(model))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of one model run in the same process, one after the other, and share what is trained for it.
+
+    By the names of the tests: pytest-xdist 3.8 does not see its own marks of groups under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModel(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            named = re.search(rf"\b(?:Test)?({'|'.join(MODELS)})\b", nodeid.partition("::")[2])
+            return named[1] if named else nodeid
+
+    return ByModel(config, log)
 
 
 def name_operators_of_torchvision():

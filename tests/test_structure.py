@@ -131,7 +131,6 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-@pytest.mark.xdist_group("wheel")  # which is built once
 def test_what_travels_in_a_wheel(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     package = "recbole_diffusion"
@@ -146,7 +145,6 @@ def test_what_travels_in_a_wheel(installed):
     assert "Typing :: Typed" in metadata and "Author: " in metadata and "Keywords: " in metadata
 
 
-@pytest.mark.xdist_group("wheel")
 def test_an_installed_package_finds_properties_and_toy_data(installed, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     code = "from recbole_diffusion.settings.properties import *; print(properties_dir(), default_data_path('toy'))\n"
