@@ -14,6 +14,10 @@ from torch import nn
 
 from recbole_diffusion.layers.packed import PackedLayout
 
+# Adam moves a parameter by about the learning rate in each step, whatever its gradient: without this factor amounts would
+# need thousands of steps to get as far as logits are apart.
+GAIN = 10.0
+
 
 class Additions(NamedTuple):
     """Numbers that are added to some cells of a matrix of scores, none of them twice."""
@@ -56,6 +60,11 @@ class Repetition(nn.Module):
         self.group: torch.Tensor
         self.register_buffer("group", torch.tensor([0, *groups]), persistent=False)  # by distance, from 1 on
 
+    @property
+    def amounts(self) -> torch.Tensor:
+        """What is added, by group of distances: [n_amounts]."""
+        return GAIN * self.amount
+
     def at_end(self, items: torch.Tensor, layout: PackedLayout) -> Additions:
         """Additions to the scores of what follows each history.
 
@@ -69,7 +78,7 @@ class Repetition(nn.Module):
         tokens = (next_meeting(items, layout) == layout.n_tokens).nonzero().squeeze(1)
         tokens = tokens[layout.row[tokens].argsort(stable=True)]
         distance = layout.length[tokens] - layout.position[tokens]
-        return Additions(layout.row[tokens], items[tokens], self.amount[self.group[distance]])
+        return Additions(layout.row[tokens], items[tokens], self.amounts[self.group[distance]])
 
     def at_every_token(self, items: torch.Tensor, layout: PackedLayout) -> Additions:
         """Additions to the scores of what follows each token, which sees itself and what stands before it.
@@ -87,7 +96,7 @@ class Repetition(nn.Module):
         before = now - layout.position[now] + place
         latest = next_meeting(items, layout)[before] > now  # of an item that was met several times, the last time counts
         now, before = now[latest], before[latest]
-        return Additions(now, items[before], self.amount[self.group[now - before + 1]])
+        return Additions(now, items[before], self.amounts[self.group[now - before + 1]])
 
 
 def next_meeting(items: torch.Tensor, layout: PackedLayout) -> torch.Tensor:

@@ -78,7 +78,7 @@ class PaddedScorer(nn.Module):
         never = torch.full(scores.shape, self.width + 1, dtype=torch.long)
         nearest = never.scatter_reduce(1, item_seq, distance, "amin")
         group = torch.cat([repetition.group, repetition.group.new_tensor([len(repetition.amount)])])
-        return torch.cat([repetition.amount, repetition.amount.new_zeros(1)])[group[nearest]]
+        return torch.cat([repetition.amounts, repetition.amount.new_zeros(1)])[group[nearest]]
 
     def at(self, x, place):
         """x: [B, L, hidden]; place: [B] -> [B, hidden]."""

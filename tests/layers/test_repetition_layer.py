@@ -35,7 +35,7 @@ def added_by_a_loop(repetition, items, layout, token):
     row = torch.zeros(V)
     for before in range(token - int(layout.position[token]), token + 1):  # later meetings write over earlier ones
         distance = token - before + 1
-        row[items[before]] = repetition.amount[0 if distance == 1 else 1 if distance < 4 else 2]
+        row[items[before]] = repetition.amounts[0 if distance == 1 else 1 if distance < 4 else 2]
     return row
 
 

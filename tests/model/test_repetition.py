@@ -9,6 +9,7 @@ from recbole_diffusion import Recommender, run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.layers.repetition import GAIN
 from recbole_diffusion.serving.export import padded_scorer
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.registry import MODELS, get_model
@@ -49,7 +50,7 @@ def test_amounts_get_a_gradient_and_move_scores_of_the_history_only(model, folde
     asked = Interaction({**columns, network.ITEM_ID: torch.tensor([2, 4]), network.USER_ID: torch.tensor([1, 1])})
     with torch.no_grad():
         before, one_before = network.full_sort_predict(asked).view(2, -1), network.predict(asked)
-        network.repetition.amount.copy_(torch.arange(1.0, 1 + len(network.repetition.amount)))
+        network.repetition.amount.copy_(torch.arange(1.0, 1 + len(network.repetition.amount)) / GAIN)
         moved = network.full_sort_predict(asked).view(2, -1) - before
         moved_one = network.predict(asked) - one_before
     wanted = torch.zeros_like(moved)
@@ -73,7 +74,7 @@ def test_without_it_nothing_is_added(folder):
 def test_an_ensemble_of_seeds_adds_it_before_the_softmax(folder):
     network, _ = built("DiffuRec", folder, ensemble_seeds=2)
     with torch.no_grad():
-        network.eval().repetition.amount.fill_(30.0)
+        network.eval().repetition.amount.fill_(30.0 / GAIN)
         scores = network.ensemble_scores(torch.tensor([[5, 6]]), torch.tensor([2]))[0]
     assert set(scores.topk(2).indices.tolist()) == {5, 6} and scores.exp().sum().item() == pytest.approx(1, abs=1e-4)
 
@@ -102,7 +103,7 @@ def test_on_data_without_repeats_it_learns_what_masking_does_by_hand(tmp_path):
     assert learned["test_result_unmasked"]["hit@1"] == pytest.approx(learned["test_result_masked"]["hit@1"], abs=0.05)
     assert learned["test_result_unmasked"]["hit@1"] > 0.9
     amounts = torch.load(learned["checkpoint"], weights_only=True)["state_dict"]["repetition.amount"]
-    assert (amounts[:3] < -0.5).all()
+    assert (GAIN * amounts[:3] < -1).all()
     ranking = Recommender.load(learned["checkpoint"], device="cpu").recommend([["i1", "i2", "i3", "i4", "i5", "i6"]], k=1)[0]
     assert ranking[0][0] == "i7"
 
