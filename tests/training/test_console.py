@@ -30,6 +30,12 @@ def folder(tmp_path_factory):
     return write_sequences(cycle_sequences(), tmp_path_factory.mktemp("console"), "cycle")
 
 
+@pytest.fixture(autouse=True)
+def no_notebook(monkeypatch):
+    """A test that runs a notebook may have imported this here."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 def given(folder, tmp_path, **more):
     return {**SMALL, "data_path": folder, "checkpoint_dir": str(tmp_path / "saved"), **more}
 
