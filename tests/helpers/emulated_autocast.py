@@ -5,7 +5,7 @@ occur here. They differ from the CPU's, which computes for example layer norms a
 """
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
+from tensor_trees import mapped, tensors_of
 
 HALF = ["addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "conv1d", "conv2d", "convolution", "einsum", "linear", "matmul", "mm", "mv", "prelu", "scaled_dot_product_attention"]
 FULL = ["binary_cross_entropy_with_logits", "cdist", "cosine_similarity", "cumprod", "cumsum", "dist", "exp", "expm1", "kl_div", "l1_loss", "layer_norm", "log", "log1p", "log_softmax", "logsumexp", "mse_loss", "native_layer_norm", "nll_loss", "norm", "pow", "prod", "reciprocal", "rsqrt", "softmax", "softplus", "sum"]
@@ -34,12 +34,12 @@ def register(library, name, choose):
             continue  # in-place, and with out=: left alone, as on CUDA
 
         def cast(*args, operation=operation, **kwargs):
-            floating = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+            floating = [tensor for tensor in tensors_of(args, kwargs) if tensor.is_floating_point()]
             with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
                 if floating:
                     dtype = choose(floating)
-                    args, kwargs = tree_map_only(
-                        torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs)
+                    args, kwargs = mapped(
+                        (args, kwargs), torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t
                     )
                 return operation(*args, **kwargs)
 

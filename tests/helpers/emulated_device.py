@@ -8,10 +8,10 @@ import contextlib
 
 import emulated_autocast
 import torch
+from tensor_trees import mapped, tensors_of
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 NAME = "elsewhere"
 LIBRARIES = []  # registered operations live as long as these objects
@@ -23,15 +23,6 @@ INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 def available():
     """Whether this version of PyTorch can register a device from Python."""
     return hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-
-
-def tensors_of(args, kwargs):
-    """The tensors among the arguments of an operation, which are tensors, lists of them, or neither."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (part for part in value if isinstance(part, torch.Tensor))
 
 
 def is_elsewhere(device):
@@ -74,7 +65,7 @@ class TensorElsewhere(torch.Tensor):
         if target is not None:
             kwargs["device"] = "cpu"
         owners = {id(tensor.here): tensor for tensor in tensors_of(args, kwargs) if isinstance(tensor, cls)}
-        args, kwargs = tree_map_only(cls, lambda tensor: tensor.here, (args, kwargs))
+        args, kwargs = mapped((args, kwargs), cls, lambda tensor: tensor.here)
         out = func(*args, **kwargs)
         if target is not None:
             is_moved = is_elsewhere(target)
@@ -82,7 +73,7 @@ class TensorElsewhere(torch.Tensor):
             is_moved = func is not aten.copy_.default or id(args[0]) in owners  # which may copy from there to the CPU
         if not is_moved:
             return out
-        return tree_map_only(torch.Tensor, lambda tensor: owners[id(tensor)] if id(tensor) in owners else cls(tensor), out)
+        return mapped(out, torch.Tensor, lambda tensor: owners[id(tensor)] if id(tensor) in owners else cls(tensor))
 
 
 def refuse_mixture(func, args, kwargs):
@@ -98,22 +89,15 @@ def refuse_mixture(func, args, kwargs):
 class Elsewhere(TorchDispatchMode):
     """Tensors made for the second device, or moved to it, become :class:`TensorElsewhere`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # nothing is compiled here, and the guard against it takes as long as an operation
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         moved = any(isinstance(tensor, TensorElsewhere) for tensor in tensors_of(args, kwargs))
         if moved or is_elsewhere(kwargs.get("device")):
             return TensorElsewhere.__torch_dispatch__(func, types, args, kwargs)
-        return func(*args, **kwargs)
-
-
-class TensorsFromLists(TorchFunctionMode):
-    """``torch.tensor(..., device=...)``, which hides from dispatch modes."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is torch.tensor and is_elsewhere(kwargs.get("device")):
-            device = kwargs.pop("device")
-            return func(*args, **kwargs).to(device)
         return func(*args, **kwargs)
 
 
@@ -125,6 +109,17 @@ def backend_module():
             return [torch.bfloat16, torch.float16]
 
     return Module()
+
+
+class TensorsFromLists(TorchFunctionMode):
+    """``torch.tensor(..., device=...)``, which hides from dispatch modes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor and is_elsewhere(kwargs.get("device")):
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ any more after a backward pass; other tests want to do both. The copy has import
 seconds. Its reports are those of any other test.
 """
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -27,6 +28,8 @@ def pytest_runtestloop(session):
     here, there = multiprocessing.Pipe()
     first = os.fork()
     if not first:
+        gc.collect()
+        gc.freeze()  # copies would look through all that has been imported, and so copy its memory
         here.close()
         serve(there, marked)
     there.close()
