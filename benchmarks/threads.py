@@ -22,9 +22,10 @@ from common import ROOT, processor
 from recbole_diffusion import threads
 
 PYTORCH = "PyTorch's default"
-WAYS = {  # variables of the environment; None: what the command line chooses
+WAYS = {  # variables of the environment
     PYTORCH: {},
-    "chosen": None,
+    "chosen, idle start": None,  # what the command line chooses on a machine that is idle when it starts
+    "chosen, busy start": None,
     "one thread": {"OMP_NUM_THREADS": "1"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "active": {"OMP_WAIT_POLICY": "active"},
@@ -38,6 +39,7 @@ BUSY = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile tim
 def serve(way, steps):
     """What the process of one way does: prepare, then train an epoch, or its first steps, for every line it reads."""
     if WAYS[way] is None:
+        threads.is_busy = lambda: "busy" in way
         threads.choose()
     import logging
 
@@ -120,9 +122,10 @@ def show(found, load):
     for name, epochs in found.items():
         wall, of_processor = (statistics.median(column) for column in zip(*epochs))
         faster = statistics.median(theirs[0] / own[0] for own, theirs in zip(epochs, reference))
+        in_all = sum(seconds for seconds, _ in reference) / sum(seconds for seconds, _ in epochs)
         print(
-            f"{name:<18}{wall:7.2f} s (from {min(epochs)[0]:.2f} to {max(epochs)[0]:.2f}), {of_processor:6.2f} s of "
-            f"processor, {faster:.2f} times as fast"
+            f"{name:<20}{wall:7.2f} s (from {min(epochs)[0]:.2f} to {max(epochs)[0]:.2f}), {of_processor:6.2f} s of "
+            f"processor, {faster:.2f} times as fast in the median, {in_all:.2f} in all"
         )
 
 
@@ -132,7 +135,7 @@ def main():
     parser.add_argument("--cores", type=int, default=2, help="cores that all of it shares")
     parser.add_argument("--seconds", type=float, default=60, help="time for each number of busy loops, without its last round")
     parser.add_argument("--steps", type=int, help="steps of the epoch, all by default; fewer where all of them take too long")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[PYTORCH, "chosen", "one thread"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[PYTORCH, "chosen, idle start", "chosen, busy start", "one thread"])
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:

@@ -1,9 +1,9 @@
 """How many threads PyTorch takes on this machine, and how they wait for each other.
 
 Threads of OpenMP spin while they wait for each other. Where other programs want the same cores, or a container may use
-fewer than it sees, they burn the time of the one they wait for, and an epoch takes many times as long. OpenMP reads
-its variables once, when PyTorch is imported, so the command line sets them before: this module imports neither PyTorch
-nor NumPy.
+fewer than it sees, they burn the time of the one they wait for, and an epoch takes many times as long; on idle cores a
+thread that sleeps at once loses some microseconds at every operation. OpenMP reads its variables once, when PyTorch is
+imported, so the command line sets them before: this module imports neither PyTorch nor NumPy.
 """
 
 import math
@@ -15,11 +15,15 @@ from pathlib import Path
 # OpenMP (libgomp), which reads OMP_ and GOMP_; KMP_ is for builds with Intel's or LLVM's.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+BUSY, IDLE = ("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "10000")  # ways to wait: asleep, asleep after some 10 us
+WORDS = {BUSY: "passively on a busy machine", IDLE: "briefly awake, then passively"}
 CHOSEN = "RECBOLE_DIFFUSION_CHOSE"  # tells processes started by this one which values are no wish of the user
 
 
 def choose(environment=None):
-    """Set what the user has not: passive waiting, and the number of threads where a quota or other processes ask for it.
+    """Set what the user has not: how threads wait, and their number where a quota or other processes ask for it.
+
+    On a busy machine (:func:`is_busy`) a thread that waits sleeps at once, on others it spins briefly before.
 
     Does nothing once PyTorch is imported. Without a quota PyTorch's own number stays, which heeds the affinity, so that
     sums are what they were to the last digit.
@@ -35,7 +39,8 @@ def choose(environment=None):
             del environment[name]
     chosen = {}
     if not set_by_user(WAITING, environment):
-        chosen["OMP_WAIT_POLICY"] = "passive"
+        name, value = BUSY if is_busy() else IDLE
+        chosen[name] = value
     if not set_by_user(NUMBER, environment):
         processes = environment.get("LOCAL_WORLD_SIZE", "")
         number = part_of_cores(int(processes) if processes.isdecimal() else 1)
@@ -111,7 +116,7 @@ def examine():
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     allowed = f"{allowed_cores()} allowed (affinity), {'no quota' if quota is None else f'quota {quota:g}'}"
     number = ", ".join(values(set_by_user(NUMBER))) or f"at most {count(part_of_cores(1))}"
-    policy = ", ".join(values(set_by_user(WAITING))) or "waiting passively"
+    policy = ", ".join(values(set_by_user(WAITING))) or f"waiting {WORDS[BUSY if is_busy() else IDLE]}"
     return [f"cores: {os.cpu_count() or 1} visible, {allowed}, {load}", f"commands take: {number}, {policy}"]
 
 
@@ -131,8 +136,9 @@ def waiting():
     by_user = set_by_user(WAITING)
     if by_user:
         return f"waiting by {', '.join(values(by_user))}"
-    if os.environ.get("OMP_WAIT_POLICY"):
-        return "waiting passively"
+    for (name, value), words in WORDS.items():
+        if os.environ.get(name) == value:
+            return f"waiting {words}"
     return "spinning while they wait, since PyTorch was imported before this could be set"
 
 
@@ -147,6 +153,11 @@ def count(number):
 
 
 # What the machine allows
+
+
+def is_busy():
+    """Whether other programs want the cores: a load of the last minute (on Linux) of at least half of those allowed."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= allowed_cores() / 2
 
 
 def allowed_cores():

@@ -1,4 +1,4 @@
-"""Threads by affinity and quota, passive waiting, and what the user has set, which wins."""
+"""Threads by affinity and quota, waiting by the load, and what the user has set, which wins."""
 
 import json
 import logging
@@ -39,6 +39,7 @@ def fresh(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(threads, "allowed_cores", lambda: 8)
     monkeypatch.setattr(threads, "cpu_quota", lambda: None)
+    monkeypatch.setattr(threads, "is_busy", lambda: True)
 
 
 def v1(folder, quota, period="100000"):
@@ -125,6 +126,41 @@ def test_what_is_chosen_and_that_the_user_wins(fresh, monkeypatch, given, quota,
     assert environment == {**given, **chosen}
 
 
+@pytest.mark.parametrize(
+    "load, cores, chosen",
+    [
+        (0.0, 2, {"GOMP_SPINCOUNT": "10000"}),
+        (0.99, 2, {"GOMP_SPINCOUNT": "10000"}),
+        (1.0, 2, {"OMP_WAIT_POLICY": "passive"}),
+        (31.0, 64, {"GOMP_SPINCOUNT": "10000"}),
+        (32.5, 64, {"OMP_WAIT_POLICY": "passive"}),
+    ],
+)
+def test_the_load_says_how_threads_wait(monkeypatch, load, cores, chosen):
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(threads, "allowed_cores", lambda: cores)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: None)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    environment = {}
+    threads.choose(environment)
+    environment.pop(threads.CHOSEN)
+    assert environment == chosen
+
+
+def test_a_system_that_knows_no_load_is_not_busy(monkeypatch):
+    monkeypatch.delattr(os, "getloadavg")
+    assert not threads.is_busy()
+
+
+def test_a_choice_for_an_idle_machine_does_not_outlive_it(fresh, monkeypatch):
+    environment = {}
+    monkeypatch.setattr(threads, "is_busy", lambda: False)
+    threads.choose(environment)
+    monkeypatch.setattr(threads, "is_busy", lambda: True)
+    threads.choose(environment)
+    assert environment["OMP_WAIT_POLICY"] == "passive" and "GOMP_SPINCOUNT" not in environment
+
+
 def test_a_choice_of_the_program_before_is_no_wish_of_the_user(fresh, monkeypatch):
     environment = {}
     monkeypatch.setattr(threads, "cpu_quota", lambda: 2.0)
@@ -148,7 +184,7 @@ def test_nothing_is_set_where_pytorch_is_imported():
 QUOTA = """
 import os, sys, json
 from recbole_diffusion import threads
-threads.cpu_quota = lambda: {quota}
+threads.cpu_quota, threads.is_busy = lambda: {quota}, lambda: True
 assert not {{"torch", "numpy"}} & set(sys.modules)
 from recbole_diffusion import cli
 """
@@ -162,15 +198,16 @@ def test_the_command_line_chooses_before_pytorch_is_imported(tmp_path, given, nu
     assert environment["OMP_NUM_THREADS"] == given.get("OMP_NUM_THREADS", "1")
 
 
-def test_pytorch_of_this_machine_reads_the_policy():
+@pytest.mark.parametrize("busy, policy, rounds", [(True, "PASSIVE", "0"), (False, "", "10000")])
+def test_pytorch_of_this_machine_reads_the_choice(busy, policy, rounds):
     """Passive threads spin no round: GNU's OpenMP says so when asked, PyTorch's copy as well."""
-    code = "from recbole_diffusion import threads; threads.choose(); import torch"
+    code = f"from recbole_diffusion import threads; threads.is_busy = lambda: {busy}; threads.choose(); import torch"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose"}
     env = {key: value for key, value in env.items() if key not in threads.WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("PyTorch with another OpenMP than GNU's")
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr and "GOMP_SPINCOUNT = '0'" in done.stderr
+    assert f"OMP_WAIT_POLICY = '{policy}" in done.stderr and f"GOMP_SPINCOUNT = '{rounds}'" in done.stderr
 
 
 # Log, setting, children
@@ -218,7 +255,8 @@ def test_a_wrong_number_is_refused(folder, capsys):
     "variables, quota, words",
     [
         ({}, None, "quota none), spinning while they wait, since PyTorch was imported before"),
-        ({"OMP_WAIT_POLICY": "passive", threads.CHOSEN: "OMP_WAIT_POLICY=passive"}, 9.0, "quota 9), waiting passively;"),
+        ({"OMP_WAIT_POLICY": "passive", threads.CHOSEN: "OMP_WAIT_POLICY=passive"}, 9.0, "quota 9), waiting passively on a busy"),
+        ({"GOMP_SPINCOUNT": "10000", threads.CHOSEN: "GOMP_SPINCOUNT=10000"}, None, "waiting briefly awake, then passively;"),
         ({"GOMP_SPINCOUNT": "7"}, None, "waiting by GOMP_SPINCOUNT=7;"),
         ({"OMP_NUM_THREADS": "3"}, None, "quota none, OMP_NUM_THREADS=3), spinning"),
         ({}, 2.5, "more threads than the quota hinder each other, try threads: 2;"),
@@ -267,13 +305,13 @@ def test_doctor_tells_what_the_machine_allows(monkeypatch, capsys):
     for name in (*threads.NUMBER, *threads.WAITING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    monkeypatch.setattr(os, "getloadavg", lambda: (5.25, 1, 1))
+    monkeypatch.setattr(os, "getloadavg", lambda: (5.25, 1, 1))  # of 8 cores
     monkeypatch.setattr(threads, "cpu_quota", lambda: 2.5)
     monkeypatch.setattr(threads, "allowed_cores", lambda: 8)
     main(["doctor"])
     output = capsys.readouterr().out
     assert "cores: 16 visible, 8 allowed (affinity), quota 2.5, load 5.2\n" in output
-    assert "commands take: at most 2 threads, waiting passively\n" in output
+    assert "commands take: at most 2 threads, waiting passively on a busy machine\n" in output
     assert "note: OMP" not in output
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
