@@ -77,6 +77,7 @@ def refused(capsys, *words):
         (["--model=DiffSBR", "--graph_source=test"], "graph_source must be one of train, all"),
         (["--model=DiffSBR", "--train_view=sequence"], "leave train_view at prefix"),
         (["--model=SASRec", "--lr_decay_step=3"], "lr_decay_step is for the plugin's models"),
+        (["--model=SASRec", "--lr_warmup_steps=3"], "lr_warmup_steps is for the plugin's models"),
         (["--model=SASRec", "--n_layers=two"], "n_layers must be a number"),
         (["--model=SASRec", "--train_view=sequence"], "needs prefix"),
         (["--model=Caser", "--trim_padding=True"], "trim_padding is not exact for Caser"),

@@ -37,7 +37,8 @@ Trains a model, picks the best epoch on the validation part and tests it.
   -d, --dataset NAME        a folder NAME/ under --data_path, or ml-100k, which needs no download
   --nproc N                 train in N processes; see docs/several_processes.md, also for torchrun
   --preset NAME             a bundle of the model's settings: paper, released, quick; --help --model=NAME lists them
-  --config_files "A B"      yaml files; later ones win, the command line wins over all (also --config, --config_file)
+  --config_files "A B"      yaml files; later ones win, the command line wins over all (also --config, --config_file);
+                            recipe: the best settings found for this model and data set, properties/recipe
   --result_file FILE.json   where everything the run found is written (default: beside the checkpoint)
   --KEY VALUE, --KEY=VALUE  any setting of RecBole or of the model
   --quiet, --verbose        print warnings and the result only, or the whole log

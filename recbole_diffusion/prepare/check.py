@@ -23,6 +23,7 @@ from recbole_diffusion.settings.properties import (
     missing_file_message,
     settings_of_data,
 )
+from recbole_diffusion.settings.recipes import WORD as RECIPE
 
 _DEFAULTS = {
     "USER_ID_FIELD": "user_id",
@@ -143,7 +144,7 @@ def main(args, settings=None):
 def _with_config_files(settings):
     settings, expanded = dict(settings), {}
     for file in str(settings.pop("config_files", "")).split():
-        expanded.update(load_yaml(file))
+        expanded.update({} if file == RECIPE else load_yaml(file))  # a recipe says nothing about data
     for key in settings:
         if key not in _DEFAULTS:
             raise UsageError(f"--{key} says nothing about data{did_you_mean(key, _DEFAULTS)}; check-data reads {', '.join(_DEFAULTS)}")

@@ -30,6 +30,8 @@ from recbole_diffusion.settings.recbole_keys import (
     OF_KNOWLEDGE_GRAPHS,
     UNREAD,
 )
+from recbole_diffusion.settings.recipes import WORD as RECIPE
+from recbole_diffusion.settings.recipes import read_recipe
 from recbole_diffusion.settings.schema import read_schema
 
 # RecBole's settings that would change nothing, or the wrong thing, and what happens instead.
@@ -51,7 +53,7 @@ def without_numpy(value):
 
 
 def named_files(names):
-    """Paths of a ``config_files``: a list, or a text with blanks between them."""
+    """Paths of a ``config_files``, or the word ``recipe``: a list, or a text with blanks between them."""
     return str(names or "").split() if not isinstance(names, (list, tuple)) else names
 
 
@@ -67,7 +69,7 @@ class DiffusionConfig(Config):
     Args:
         model (str): name of a plugin or RecBole sequential model.
         dataset (str): name of the data set.
-        config_file_list (list[str], optional): yaml files.
+        config_file_list (list[str], optional): yaml files; ``recipe`` stands for ``properties/recipe/<dataset>.yaml``.
         config_dict (dict, optional): settings with typed values; ``config_files`` names more files, between blanks.
 
     Raises:
@@ -77,6 +79,7 @@ class DiffusionConfig(Config):
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
         config_dict = copy.deepcopy(dict(config_dict or {}))
         files = [*(config_file_list or []), *named_files(config_dict.pop("config_files", None))]
+        self._asked_for = [given or config_dict.get(key) for key, given in (("model", model), ("dataset", dataset))]
         try:
             super().__init__(model, dataset, files, without_numpy(config_dict))
             self._require_runnable()
@@ -103,12 +106,15 @@ class DiffusionConfig(Config):
     def _load_config_files(self, file_list):
         settings = {}
         for file in file_list or []:
-            content = load_yaml(file)
+            content = self._read_recipe() if file == RECIPE else load_yaml(file)
             for key in ("config", "config_file", "config_files"):
                 if key in content:
                     raise UsageError(f"config file '{file}' names others with {key}, which nothing reads: give them beside")
             settings.update(content)
         return settings
+
+    def _read_recipe(self):
+        return read_recipe(*self._asked_for) if all(self._asked_for) else {}  # what is missing is refused later
 
     def _convert_config_dict(self, config_dict):
         """RecBole evaluates strings as Python code here. Values arrive typed, so nothing is left to do."""
@@ -262,8 +268,9 @@ class DiffusionConfig(Config):
             raise UsageError(f"repetition: learned is for models of this package that learn, {self.model} cannot: remove it")
         checks.check_negatives(self)
         checks.check_precision(self)
-        if self["lr_decay_step"] and not self.is_plugin_model:
-            raise UsageError(f"lr_decay_step is for the plugin's models, {self.model} trains at a constant rate: remove it")
+        for key in ("lr_decay_step", "lr_warmup_steps"):
+            if self[key] and not self.is_plugin_model:
+                raise UsageError(f"{key} is for the plugin's models, {self.model} trains at a constant rate: remove it")
         check = getattr(self.model_class, "check_config", None)
         if check:
             check(self)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from recbole.trainer import Trainer
@@ -159,6 +159,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         super().__init__(config, model)
         if config["lr_decay_step"]:
             self.scheduler = StepLR(self.optimizer, config["lr_decay_step"], config["lr_decay_gamma"])
+        self.steps_taken = 0
         self.amp_type = AMP_TYPES[config["amp_type"]]
         self.scaler = make_scaler(self.device, self.enable_amp and self.amp_type == torch.float16)
         if config["compile"]:
@@ -176,9 +177,11 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         self.model.train()
         loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = console.bar(train_data, f"epoch {epoch_idx}", show_progress)
+        self.steps_taken = sum(self.history.get("steps", []))
         for number, interaction in enumerate(batches):
             with first_batch_of(self.config) if number == epoch_idx == 0 else nullcontext():
                 losses = self._train_batch(interaction, loss_func)
+            self.steps_taken += 1
             if show_progress:
                 batches.set_postfix(loss=f"{sum(losses):.4f}", refresh=False)
             if any(map(math.isnan, losses)) and processes.world_size() == 1:
@@ -198,7 +201,8 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         if losses:
             self.scaler.scale(sum(losses)).backward()
         processes.sum_gradients(self.model.parameters())
-        self._update()
+        with at_part_of_rate(self.optimizer, min(1, (self.steps_taken + 1) / max(1, self.config["lr_warmup_steps"]))):
+            self._update()
         return tuple(loss.item() for loss in losses)
 
     def _share_of_losses(self, interaction, loss_func):
@@ -241,6 +245,17 @@ def share_of(name, weights):
     """This process's part, 0 to 1, of the weight of a part of the loss. weights: of all processes, {} where idle."""
     everyones = [own.get(name, own.get(None, 0)) for own in weights]
     return everyones[processes.rank()] / sum(everyones)
+
+
+@contextmanager
+def at_part_of_rate(optimizer, part):
+    """Inside, all learning rates are this part of theirs; a scheduler never sees it."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate * part
+    yield
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate
 
 
 def add_up(parts):

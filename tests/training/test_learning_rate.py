@@ -49,3 +49,34 @@ def test_the_schedule_is_part_of_the_checkpoint(train):
     assert rate(resumed) == pytest.approx(0.005)
     resumed.fit(loaders[0], loaders[1])  # epochs 3 and 4: one more step after the fourth
     assert rate(resumed) == pytest.approx(0.0025)
+
+
+def rates_of_steps(trainer, loaders):
+    """The rate that the optimizer has at each of its steps."""
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(rate(trainer)))
+    trainer.fit(loaders[0], loaders[1])
+    return rates
+
+
+WARM = {"lr_warmup_steps": 20, "lr_decay_step": 2, "lr_decay_gamma": 0.5, "train_batch_size": 16}
+
+
+def test_the_rate_rises_over_the_first_steps(train):
+    trainer, loaders = train(epochs=4, **WARM)
+    rates, steps = rates_of_steps(trainer, loaders), len(loaders[0])
+    assert 1 < steps < 20 < 2 * steps
+    decay = [0.01 * 0.5 ** (step // (2 * steps)) for step in range(4 * steps)]
+    assert rates == pytest.approx([rate * min(1, (step + 1) / 20) for step, rate in enumerate(decay)])
+    assert rate(trainer) == pytest.approx(0.0025)  # the scheduler's, at its own pace
+
+
+def test_a_resumed_run_goes_on_with_the_rise(train):
+    whole, loaders = train(epochs=2, **WARM)
+    expected = rates_of_steps(whole, loaders)
+    first, loaders = train(epochs=1, **WARM)
+    rates = rates_of_steps(first, loaders)
+    first._save_checkpoint(0)
+    second, loaders = train(epochs=2, **WARM)
+    second.resume_checkpoint(first.saved_model_file)
+    assert rates + rates_of_steps(second, loaders) == expected
