@@ -29,6 +29,62 @@ def info_nce(
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
 
 
+def nt_xent(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    temperature: float,
+    similarity: str = "dot",
+    every: tuple[torch.Tensor, torch.Tensor] | None = None,
+    hidden: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """NT-Xent (SimCLR Eq. 1; CL4SRec, DuoRec, MCLRec): both views of a user find each other among all views.
+
+    Args:
+        a, b (torch.Tensor): [B, d] the two views of B users.
+        temperature (float): tau > 0.
+        similarity (str): ``dot`` or ``cosine``.
+        every (tuple, optional): the views of all M >= B users of the batch [M, d] each, B own ones first, where other
+            processes have a share of it.
+        hidden (torch.BoolTensor, optional): [B, M], True where a user is no negative of another; a user's own is ignored.
+
+    Returns:
+        torch.Tensor: [] mean loss of the 2 B views.
+    """
+    return F.cross_entropy(*pair_logits(a, b, temperature, similarity, every, hidden))
+
+
+def pair_logits(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    temperature: float,
+    similarity: str = "dot",
+    every: tuple[torch.Tensor, torch.Tensor] | None = None,
+    hidden: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`nt_xent` is the cross-entropy of; the same arguments.
+
+    Returns:
+        tuple: logits [2 B, 2 M], rows and columns first of a and then of b, minus infinity at what is no candidate; the
+        column of each row's positive [2 B].
+    """
+    all_a, all_b = every or (a, b)
+    rows, columns = torch.cat([_precise(a), _precise(b)]), torch.cat([_precise(all_a), _precise(all_b)])
+    if similarity == "cosine":
+        rows, columns = F.normalize(rows, dim=-1), F.normalize(columns, dim=-1)
+    with torch.autocast(a.device.type, enabled=False):
+        logits = rows @ columns.t() / temperature
+    own, n_all = torch.arange(len(a), device=a.device), len(all_a)
+    itself, positive = torch.cat([own, own + n_all]), torch.cat([own + n_all, own])
+    left_out = torch.zeros_like(logits, dtype=torch.bool) if hidden is None else hidden.repeat(2, 2)
+    left_out = left_out.scatter(1, positive[:, None], False).scatter(1, itself[:, None], True)
+    return logits.masked_fill(left_out, float("-inf")), positive
+
+
+def _precise(vectors: torch.Tensor) -> torch.Tensor:
+    """Half precision leaves few digits to a logit near 1 / temperature."""
+    return vectors if vectors.dtype == torch.float64 else vectors.float()
+
+
 def alignment_loss(ids: torch.Tensor, looks: torch.Tensor, temperature: float, n_rows: int = 0) -> torch.Tensor:
     """Each item's vector finds its own among those of another modality, of all items (DiffSBR section 4.1.3).
 

@@ -18,56 +18,15 @@ from torch import nn
 from recbole_diffusion.diffusion.guided_noise import GuidedNoiseProcess
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import info_nce
-from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
-from recbole_diffusion.layers.encoders import named_encoder
+from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
+from recbole_diffusion.layers.positioned import PositionedTransformer
 from recbole_diffusion.layers.top_items import top_items
-from recbole_diffusion.layers.transformer import Dropout
-from recbole_diffusion.model.base import DiffusionSequentialRecommender
+from recbole_diffusion.model.transformer_recommender import TransformerRecommender
 from recbole_diffusion.processes import rows_of_all
 
 
-class PositionedTransformer(nn.Module):
-    """Position table, layer norm and encoder; the recommender and the denoiser have one each."""
-
-    def __init__(self, config, max_length, name, n_layers, transformer=None):
-        super().__init__()
-        hidden = config["hidden_size"]
-        self.position_embedding = nn.Embedding(max_length, hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=config["layer_norm_eps"])
-        self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.transformer = transformer or named_encoder(name, config, n_layers, max_length)
-        self.align_end = config["pos_align"] == "end"
-
-    def forward(self, x, layout, causal):
-        """x: [N, views, d] embeddings -> [N, views, d] hidden states."""
-        return self.transformer(self._place(x, layout), layout, causal)
-
-    def at_last(self, x, layout, causal, full_views=0):
-        """States of whole histories, at the cost of one token each in the last block.
-
-        Args:
-            x (torch.Tensor): [N, views, d] embeddings.
-            layout (PackedLayout): where the tokens belong.
-            causal (bool): whether a token sees only what came before.
-            full_views (int): the first views whose states are wanted at every token as well.
-
-        Returns:
-            tuple: states at every token [N, full_views, d], states of the histories [B, views, d].
-        """
-        x = self.transformer.first_blocks(self._place(x, layout), layout, causal)
-        full = self.transformer.final_block(x[:, :full_views], layout, causal)
-        ends = self.transformer.final_block_at_last(x[:, full_views:], layout)
-        return full, torch.cat([full[layout.last], ends], 1)
-
-    def _place(self, x, layout):
-        position = layout.position
-        if self.align_end:
-            position = position + self.position_embedding.num_embeddings - layout.length
-        return self.dropout(self.LayerNorm(x + self.position_embedding(position).unsqueeze(1)))
-
-
-class SimDiffRec(DiffusionSequentialRecommender):
+class SimDiffRec(TransformerRecommender):
     """Similarity-guided diffusion for contrastive sequential recommendation.
 
     With ``alpha: 0`` and ``beta: 0`` nothing of the diffusion model exists and what is left is SASRec, or the encoder that
@@ -81,19 +40,12 @@ class SimDiffRec(DiffusionSequentialRecommender):
         UsageError: when ``k_noise`` or ``k_sample`` exceeds the number of items.
     """
 
-    learns_repetition = True
-
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         self.alpha, self.beta = config["alpha"], config["beta"]
-        if self.alpha or self.beta:
-            self._check_catalogue()
-        self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
-        longest = self.max_seq_length
-        self.recommender = PositionedTransformer(config, longest, config["encoder"], config["n_layers"])
         if self.alpha or self.beta:  # a denoiser of its own is the paper's, whatever recommends
-            shared = self.recommender.transformer if config["share_denoiser"] else None
+            self._check_catalogue()
+            shared, longest = self.recommender.transformer if config["share_denoiser"] else None, self.max_seq_length
             self.denoiser = PositionedTransformer(config, longest, "sasrec", config["denoiser_layers"], shared)
             self.time_embedding = nn.Embedding(config["diffusion_steps"], config["hidden_size"])
             self.process = GuidedNoiseProcess(
@@ -105,9 +57,7 @@ class SimDiffRec(DiffusionSequentialRecommender):
     @staticmethod
     def check_config(config):
         """Relations between settings, checked before data are read. Raises UsageError."""
-        one_per_user = config["train_view"] == "sequence" and not config["benchmark_filename"]
-        if config["ce_positions"] == "last" and one_per_user:
-            raise UsageError("ce_positions: last would train on one item per user: set train_view: prefix")
+        TransformerRecommender.check_config(config)
         if config["official_compat"] and (config["confidence_t"] != "train" or config["reverse_steps"] != 1):
             raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
 
@@ -133,17 +83,6 @@ class SimDiffRec(DiffusionSequentialRecommender):
     def load_training_state(self, state):
         self.neighbours, self.neighbours_age = state["neighbours"], state["neighbours_age"]
 
-    # Recommendation (Eq. 1-2)
-
-    def encode(self, item_seq, item_seq_len):
-        layout = PackedLayout(item_seq_len)
-        items = layout.pack(item_seq).unsqueeze(1)
-        return self.recommender.at_last(self.item_embedding(items), layout, causal=True)[1][:, 0]
-
-    def _hidden(self, items, layout):
-        """States of the causal encoder. items: [N] -> [N, d]."""
-        return self.recommender(self.item_embedding(items.unsqueeze(1)), layout, causal=True)[:, 0]
-
     # Training (Eq. 18)
 
     def loss_parts(self, item_seq, item_seq_len, target):
@@ -157,39 +96,9 @@ class SimDiffRec(DiffusionSequentialRecommender):
             hidden, ends = self._encode_views(items, layout, confidence, restored)
             parts["contrast"] = self.alpha * self._contrast(ends, target)
         else:
-            hidden = self._hidden(items, layout)
-        return {"recommendation": self._recommendation_loss(hidden, items, layout, target), **parts}
-
-    def _recommendation_loss(self, hidden, items, layout, target):
-        """L_sr: Eq. 3 (BCE), or the full (CE) or sampled (SS) softmax. hidden: [N, d]."""
-        rows, next_item, met = layout.row, items.roll(-1), None
-        next_item[layout.last] = target
-        at_last = self.config["ce_positions"] == "last"
-        if at_last:
-            hidden, rows, next_item = hidden[layout.last], rows[layout.last], target
-        if self.repetition:
-            met = (self.repetition.at_end if at_last else self.repetition.at_every_token)(items, layout)
-        table, loss_type = self.item_embedding.weight, self.config["loss_type"]
-        if loss_type == "CE":
-            return linear_cross_entropy(hidden, table[1:], next_item - 1, met and met.from_column(1))[0]
-        if loss_type == "SS":
-            negatives = self._random_items((self.config["n_negatives"],), items.device)
-            return sampled_softmax(hidden, table, next_item, negatives, met)
-        seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
-        return binary_cross_entropy(hidden, table, next_item, self._unseen_items(rows, seen), met)
-
-    def _random_items(self, shape, device):
-        return torch.randint(1, self.n_items, shape, device=device)
-
-    def _unseen_items(self, rows, seen):
-        """One random item per row that its user has not met. rows: [N]; seen: row * V + item of every meeting."""
-        drawn = self._random_items((len(rows),), rows.device)
-        for _ in range(10):  # a user who has met nearly everything keeps a seen one instead of looping for ever
-            clash = torch.isin(rows * self.n_items + drawn, seen)
-            if not clash.any():
-                break
-            drawn[clash] = self._random_items((int(clash.sum()),), rows.device)
-        return drawn
+            hidden = self.hidden(items, layout)
+        hidden = hidden[layout.last] if self.config["ce_positions"] == "last" else hidden
+        return {"recommendation": self.recommendation_loss(hidden, items, layout, target), **parts}
 
     # Diffusion (Eq. 6-13)
 
@@ -324,11 +233,11 @@ class SimDiffRec(DiffusionSequentialRecommender):
         chosen = self._most_confident(layout, confidence, torch.full_like(layout.length, width))
         grown = PackedLayout(lengths.clamp(min=width))
         shift = (width - lengths).clamp(min=0)
-        views = self._random_items((grown.n_tokens, 2 if self.config["hard_negative"] else 1), items.device)
+        views = self.random_items((grown.n_tokens, 2 if self.config["hard_negative"] else 1), items.device)
         kept = torch.ones_like(items, dtype=torch.bool).index_fill(0, chosen, False)
         first = grown.last - grown.length[grown.last] + 1  # [B] first token of each grown row
         places = first[layout.row] + shift[layout.row] + layout.position
         views[places[kept]] = items[kept].unsqueeze(1)
-        hidden = self._hidden(items, layout)
+        hidden = self.hidden(items, layout)
         view_ends = self.recommender.at_last(self.item_embedding(views), grown, causal=True)[1]
         return hidden, torch.cat([hidden[layout.last].unsqueeze(1), view_ends], 1)

@@ -6,7 +6,7 @@ import torch
 from models import training_settings
 
 from recbole_diffusion import load_data_and_model, run
-from recbole_diffusion.model.simdiffrec import PositionedTransformer
+from recbole_diffusion.layers.positioned import PositionedTransformer
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.testing import make_config
 

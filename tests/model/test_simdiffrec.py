@@ -238,13 +238,13 @@ def test_released_behaviour_counts_padding_in_the_diffusion_loss():
     assert honest.item_embedding.weight.grad[0].abs().sum() == 0
 
 
-def test_unseen_items_are_unseen():
+def testunseen_items_are_unseen():
     model = build(**SMALL, loss_type="BCE")
     items, lengths, target = batch(seed=8)
     layout = PackedLayout(lengths)
     packed = layout.pack(items)
     seen = layout.row * model.n_items + packed
-    drawn = model._unseen_items(layout.row, seen)
+    drawn = model.unseen_items(layout.row, seen)
     assert (drawn > 0).all() and not torch.isin(layout.row * model.n_items + drawn, seen).any()
 
 
@@ -331,7 +331,7 @@ def test_ce_positions_last_is_cross_entropy_at_the_ends():
 
 @pytest.mark.parametrize("loss_type", ["BCE", "SS"])
 def test_sampled_losses_see_the_next_item_of_every_position(loss_type, monkeypatch):
-    import recbole_diffusion.model.simdiffrec as module
+    import recbole_diffusion.model.transformer_recommender as module
 
     name = {"BCE": "binary_cross_entropy", "SS": "sampled_softmax"}[loss_type]
     seen, loss = [], getattr(module, name)
