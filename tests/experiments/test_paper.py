@@ -74,13 +74,16 @@ def test_impossible_cells_of_the_papers(name):
 
 # Presets
 
+FLOORS = {"SASRec-CE", "Successors"}  # stand in tables of papers that have no such row
+
 
 @pytest.mark.parametrize("name", property_names("paper"))
 def test_a_preset_is_whole(name):
     preset = paper.read_preset(name)
     assert preset.rows and preset.datasets and preset.note and (preset.ours is None or preset.ours in preset.rows)
     for dataset, rows in preset.published.items():
-        assert dataset in preset.datasets and set(rows) == set(preset.rows)
+        beyond = {row for row in preset.rows if row in FLOORS or row.endswith("w/o diffusion")}
+        assert dataset in preset.datasets and set(rows) == set(preset.rows) - beyond
         for values in rows.values():
             assert set(values) == set(preset.metrics) and all(0 < value < 1 for value in values.values())
 

@@ -285,3 +285,20 @@ def test_step_embeddings_are_the_sinusoids_of_scaled_time(build):
     angle = t * 1000 / 8 * 10000 ** (-j / 8)
     expected = torch.tensor([angle]).cos(), torch.tensor([angle]).sin()
     torch.testing.assert_close(torch.stack([waves[t, j], waves[t, 8 + j]]), torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"model": "DiffuRec"}, {}, {"cross_attention": "linear"}])
+def test_without_lambda_nothing_of_the_diffusion_is_left(build, settings):
+    """The natural switch of the twin: noise, steps and the noised target change nothing."""
+    items, model = histories(), build(**{**settings, "lambda_mean": 0.0, "lambda_std": 0.0})
+    vectors = model.encode(items, LENGTHS)
+    samples = model.sample(items, LENGTHS, n_samples=2)
+    assert torch.equal(samples[:, 0], samples[:, 1]) and torch.allclose(vectors, samples[:, 0], atol=1e-6)
+    losses = []
+    for seed in (1, 2):  # of the noise in training; there is no dropout
+        torch.manual_seed(seed)
+        losses.append(float(model.loss_parts(items, LENGTHS, TARGET)["recommendation"].detach()))
+    assert losses[0] == losses[1]
+    model.config["lambda_mean"] = 0.5
+    samples = model.sample(items, LENGTHS, n_samples=2)
+    assert not torch.allclose(samples[:, 0], samples[:, 1], atol=1e-3)
