@@ -15,14 +15,12 @@ from recbole.utils import FeatureType
 
 from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.columns import check_kinds
+from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
-
-# Columns of an example besides RecBole's: flat index where its history starts, where its user starts, and of the target.
-HISTORY_START, USER_START, TARGET = "_history_start", "_user_start", "_target"
 
 
 class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDataset):
@@ -41,6 +39,7 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
     def __init__(self, config):
         self.lists_items_only = config.is_plugin_model  # RecBole's models may read the history of any field
         self.trims = self.lists_items_only or config["trim_padding"]
+        self.names_examples = getattr(config.model_class, "reads_places", False)
         self.flat = {}
         super().__init__(config)
 
@@ -281,6 +280,25 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
         items[length.cumsum(0) - 1] = examples[self.iid_field]
         return items, length, examples[self.uid_field]
 
+    def training_examples(self, every_prefix=False):
+        """The examples of this part by the place of their target, for models that look histories up while they train.
+
+        Args:
+            every_prefix (bool): with ``train_view: sequence``, every prefix instead of one example per user.
+
+        Returns:
+            TrainingExamples
+        """
+        columns = [self.inter_feat[name] for name in (HISTORY_START, self.item_list_length_field, TARGET, self.iid_field)]
+        flat = self.flat[self.iid_field]
+        if every_prefix and self.config["train_view"] == "sequence" and self.benchmark_filename_list is None:
+            first, target = self.inter_feat[USER_START] + 1, self.inter_feat[TARGET]
+            row, step = numbered_in_groups(target - first + 1)
+            place = first[row] + step
+            start = torch.maximum(first[row] - 1, place - self.max_item_list_len)
+            columns = [start, place - start, place, flat[place]]
+        return TrainingExamples(flat, *columns)
+
     def item_counts(self):
         """How often each item occurs in the whole sessions of this part: LongTensor [V]."""
         return torch.bincount(self.sessions(whole=True)[0], minlength=self.item_num)
@@ -330,7 +348,8 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
         place = torch.arange(width)
         real = place < length[:, None]
         cells = torch.where(real, start[:, None] + place, 0)
-        columns = {k: v for k, v in examples.interaction.items() if k not in (HISTORY_START, USER_START, TARGET)}
+        hidden = (HISTORY_START, USER_START) if self.names_examples else (HISTORY_START, USER_START, TARGET)
+        columns = {k: v for k, v in examples.interaction.items() if k not in hidden}
         for field in [self.iid_field] if self.lists_items_only else self.flat:
             rows = self.flat[field][cells]
             columns[field + self.config["LIST_SUFFIX"]] = rows * real.view(*real.shape, *[1] * (rows.dim() - 2))
@@ -350,19 +369,6 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
         start, end = examples[USER_START], examples[TARGET]
         rows, place = numbered_in_groups(end - start)
         return rows, self.flat[self.iid_field][start[rows] + place]
-
-
-def numbered_in_groups(sizes):
-    """Members of groups, group by group.
-
-    Args:
-        sizes (torch.LongTensor): [G].
-
-    Returns:
-        tuple: group of each member and its number from 0 within it, both [sum of sizes].
-    """
-    group = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
-    return group, torch.arange(len(group), device=sizes.device) - (sizes.cumsum(0) - sizes)[group]
 
 
 def training_item_counts(dataset):

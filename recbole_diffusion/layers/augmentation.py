@@ -7,6 +7,7 @@ Sizes are rounded down, as Python's ``int(ratio * length)``, so that a history o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -77,16 +78,23 @@ def two_operators(
     Returns:
         list: two pairs of new ids [B, L] and new lengths [B].
     """
-    n_rows, n_operators = len(ids), len(operators)
-    first = torch.randint(n_operators, (n_rows,), generator=generator, device=ids.device)
-    least = 1 if pair == "distinct" else 0
-    step = torch.randint(least, n_operators, (n_rows,), generator=generator, device=ids.device)
-    chosen = torch.cat([first, (first + step) % n_operators])
+    n_rows = len(ids)
+    chosen = draw_pairs(n_rows, len(operators), pair, generator, ids.device).flatten()
     ids, lengths = torch.cat([ids, ids]), torch.cat([lengths, lengths])  # copies, which the rows are written into
     for number, operator in enumerate(operators):
         rows = (chosen == number).nonzero().squeeze(1)
         ids[rows], lengths[rows] = operator(ids[rows], lengths[rows], generator=generator)
     return list(zip(ids.split(n_rows), lengths.split(n_rows)))
+
+
+def draw_pairs(
+    n_rows: int, n_operators: int, pair: str, generator: torch.Generator | None = None, device: Any = None
+) -> torch.Tensor:
+    """Numbers of two operators for each row, ``distinct`` or ``independent``: [2, n_rows]."""
+    first = torch.randint(n_operators, (n_rows,), generator=generator, device=device)
+    least = 1 if pair == "distinct" else 0
+    step = torch.randint(least, n_operators, (n_rows,), generator=generator, device=device)
+    return torch.stack([first, (first + step) % n_operators])
 
 
 def share_of(lengths: torch.Tensor, ratio: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_diffusion.data.examples import TARGET
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import nt_xent
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
@@ -65,6 +66,14 @@ class TransformerRecommender(DiffusionSequentialRecommender):
     def loss_weights(self, interaction):
         rows, tokens = len(interaction), int(interaction[self.ITEM_SEQ_LEN].sum())
         return {"recommendation": rows if self.config["ce_positions"] == "last" else tokens, None: rows}
+
+    def places(self, interaction):
+        """By which :class:`TrainingExamples` knows the rows of a batch; of models with ``reads_places = True``.
+
+        Returns:
+            torch.LongTensor: [B], -1 where a row comes from elsewhere.
+        """
+        return interaction[TARGET] if TARGET in interaction else torch.full_like(interaction[self.ITEM_SEQ_LEN], -1)
 
     # States
 

@@ -3,7 +3,7 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-SimDiffRec is exported as it recommends. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
+SimDiffRec, CL4SRec and DuoRec are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
 up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
 pass of the approximator.
 """
@@ -85,8 +85,8 @@ class PaddedScorer(nn.Module):
         return x.gather(1, place[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
 
 
-class PaddedSimDiffRec(PaddedScorer):
-    """The causal encoder of SimDiffRec."""
+class PaddedEncoder(PaddedScorer):
+    """The causal encoder of SimDiffRec, CL4SRec and DuoRec."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
@@ -205,7 +205,9 @@ class PaddedAlready(PaddedScorer):
 
 
 EXPORTABLE = {
-    "SimDiffRec": PaddedSimDiffRec,
+    "SimDiffRec": PaddedEncoder,
+    "CL4SRec": PaddedEncoder,
+    "DuoRec": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "SASRec": PaddedAlready,

@@ -81,6 +81,9 @@ class Catalogue:
         """Counts that the model itself keeps, as :meth:`SequenceDataset.transitions` returns them."""
         return self._kept("transitions")
 
+    def training_examples(self, *_: Any, **__: Any) -> None:
+        """None: training is over."""
+
     def item_features(self, *_: Any) -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
         return self._checkpoint["state_dict"].get("feature_embedding.weight")

@@ -7,7 +7,9 @@ from recbole_diffusion.settings.presets import preset_files
 from recbole_diffusion.settings.properties import property_names
 from recbole_diffusion.settings.recbole_files import stock_models
 
-EXPORTABLE = ("SimDiffRec", "DiffuRec", "DiffuRecSys", "SASRec", "GRU4Rec")
+EXPORTABLE = ("SimDiffRec", "DiffuRec", "DiffuRecSys", "CL4SRec", "DuoRec", "SASRec", "GRU4Rec")
+# Models that compare the rows of a batch, which would all be of one length.
+REFUSE_TRIMMING = ("CL4SRec", "DuoRec")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.
@@ -71,7 +73,7 @@ def _of_known(name, origin):
         recommend="yes" if recommends else "no",
         export="onnx" if name in EXPORTABLE else "no",
         features=NEEDS.get(name) or (f"({TAKES[name]})" if name in TAKES else "no"),
-        trim_padding="yes" if origin == "here" or name in registry.TRIMMABLE else "no",
+        trim_padding="yes" if name in registry.TRIMMABLE or origin == "here" and name not in REFUSE_TRIMMING else "no",
         presets=", ".join(preset_files(name)),
         tune="yes" if name in property_names("hyper") else "no",
     )

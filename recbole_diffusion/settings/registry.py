@@ -11,6 +11,8 @@ MODELS = {
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
     "DiffSBR": "recbole_diffusion.model.diffsbr",
+    "CL4SRec": "recbole_diffusion.model.cl4srec",
+    "DuoRec": "recbole_diffusion.model.duorec",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
