@@ -10,6 +10,7 @@ MODELS = {
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
     "DiffSBR": "recbole_diffusion.model.diffsbr",
+    "STOSA": "recbole_diffusion.model.stosa",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
