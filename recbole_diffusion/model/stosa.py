@@ -117,7 +117,7 @@ class STOSA(DiffusionSequentialRecommender):
         Returns:
             dict[str, torch.Tensor]
         """
-        at_positive, at_negative = self.item_points(positive), self.item_points(negative)
+        at_positive, at_negative = self.item_points(torch.stack([positive, negative]))
         to_positive, to_negative = squared_distance(users, at_positive), squared_distance(users, at_negative)
         ahead = to_negative - to_positive
         if met is not None:
