@@ -11,7 +11,14 @@ from torch import nn
 
 from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpad_block
 
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "swish": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "elu": nn.ELU,
+}
 
 
 class Dropout(nn.Dropout):

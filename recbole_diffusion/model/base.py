@@ -137,11 +137,11 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         met = self.met_at_end(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return scores if met is None else met.to(scores)
 
-    def initialize_normal(self, std):
-        """BERT's initialisation of every layer: N(0, std), zero biases, and a zero row for padding."""
+    def initialize_normal(self, std, mean=0.0):
+        """BERT's initialisation of every layer: N(mean, std), zero biases, and a zero row for padding."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                module.weight.data.normal_(0, std)
+                module.weight.data.normal_(mean, std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.data.zero_()
         with torch.no_grad():

@@ -3,7 +3,7 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-SimDiffRec, CL4SRec and DuoRec are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
+Models of one encoder are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
 up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
 pass of the approximator.
 """
@@ -24,6 +24,7 @@ from recbole_diffusion.layers.approximator import FILL, CrossAttention
 from recbole_diffusion.layers.hstu import HSTU
 from recbole_diffusion.layers.ligr import LiGR
 from recbole_diffusion.layers.transformer import PackedTransformer
+from recbole_diffusion.layers.wasserstein import as_query
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.versions import below
 
@@ -66,10 +67,14 @@ class PaddedScorer(nn.Module):
         Returns:
             torch.Tensor: [B, V]; minus infinity for padding, item number 0.
         """
-        scores = self.encode(item_seq, item_seq_len) @ self.model.item_embedding.weight.t()
+        scores = self.encode(item_seq, item_seq_len) @ self.items().t()
         if getattr(self.model, "repetition", None) is not None:
             scores = scores + self.met(item_seq, item_seq_len, scores)
         return torch.cat([torch.full_like(scores[:, :1], float("-inf")), scores[:, 1:]], 1)
+
+    def items(self):
+        """Vectors of all items: [V, d]."""
+        return self.model.item_embedding.weight
 
     def met(self, item_seq, item_seq_len, scores):
         """What ``repetition: learned`` adds to the items of the histories: [B, V]."""
@@ -196,6 +201,19 @@ class PaddedDiffuRec(PaddedScorer):
         return attend(layer, query, key, value, rows.visible[:, None, None, :])
 
 
+class PaddedSTOSA(PaddedScorer):
+    """The Gaussians of STOSA, whose layers take padded rows as well."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, 2 * hidden + 1]."""
+        points = self.model.states(item_seq, item_seq_len[:, None], torch.arange(self.width)[None])
+        return as_query(self.at(points, item_seq_len - 1))
+
+    def items(self):
+        """[V, 2 * hidden + 1]."""
+        return self.model.item_vectors()
+
+
 class PaddedAlready(PaddedScorer):
     """A model of RecBole, which works on padded rows by itself."""
 
@@ -210,6 +228,7 @@ EXPORTABLE = {
     "DuoRec": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
+    "STOSA": PaddedSTOSA,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

@@ -7,7 +7,16 @@ from recbole_diffusion.settings.presets import preset_files
 from recbole_diffusion.settings.properties import property_names
 from recbole_diffusion.settings.recbole_files import stock_models
 
-EXPORTABLE = ("SimDiffRec", "DiffuRec", "DiffuRecSys", "CL4SRec", "DuoRec", "SASRec", "GRU4Rec")
+EXPORTABLE = (
+    "SimDiffRec",
+    "DiffuRec",
+    "DiffuRecSys",
+    "CL4SRec",
+    "DuoRec",
+    "STOSA",
+    "SASRec",
+    "GRU4Rec",
+)
 # Models that compare the rows of a batch, which would all be of one length.
 REFUSE_TRIMMING = ("CL4SRec", "DuoRec")
 # Models with a vector for every user, which new ones lack.

@@ -13,6 +13,7 @@ MODELS = {
     "DiffSBR": "recbole_diffusion.model.diffsbr",
     "CL4SRec": "recbole_diffusion.model.cl4srec",
     "DuoRec": "recbole_diffusion.model.duorec",
+    "STOSA": "recbole_diffusion.model.stosa",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
