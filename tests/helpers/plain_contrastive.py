@@ -1,4 +1,4 @@
-"""CL4SRec and DuoRec written plainly: padded tensors, a pass per view, a loop per row, whole [B, L, V] logits.
+"""CL4SRec and DuoRec written plainly: padded tensors, a pass per view, a loop per row, all logits of real positions.
 
 It reads the weights of a packed model, so that both compute the same numbers from the same parameters. This is what the
 fast versions are checked against (tests/model/) and timed against (benchmarks/contrastive.py).
@@ -46,19 +46,6 @@ def augmented(model, item_seq, lengths):
             else:
                 view.append(reorder(row, n, config["reorder_share"]))
     return [(torch.stack([row for row, _ in view]), torch.tensor([n for _, n in view])) for view in views]
-
-
-def with_same_target(item_seq, lengths, target, examples):
-    """A random example of the same target for each row, by a scan of all; examples: ids [n, L], lengths, targets, [n]."""
-    ids, counts, targets = examples
-    rows, new_lengths = item_seq.clone(), lengths.clone()
-    for row in range(len(item_seq)):
-        same = (targets == target[row]).nonzero().squeeze(1)
-        same = same[~((ids[same] == item_seq[row]).all(1) & (counts[same] == lengths[row]))]
-        if len(same):
-            chosen = same[random.randrange(len(same))]
-            rows[row], new_lengths[row] = ids[chosen], counts[chosen]
-    return rows, new_lengths
 
 
 def encode(model, item_seq):
