@@ -8,6 +8,7 @@ from recbole_diffusion.data.examples import TARGET
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import nt_xent
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.negatives import unseen_items
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.positioned import PositionedTransformer
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
@@ -167,8 +168,8 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         if loss_type == "SS":
             negatives = self.random_items((self.config["n_negatives"],), items.device)
             return sampled_softmax(hidden, table, next_item, negatives, met)
-        seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
-        return binary_cross_entropy(hidden, table, next_item, self.unseen_items(rows, seen), met)
+        meetings = torch.cat([layout.row, rows]), torch.cat([items, next_item])
+        return binary_cross_entropy(hidden, table, next_item, unseen_items(rows, *meetings, self.n_items), met)
 
     def contrast(self, a, b, target):
         """NT-Xent of two views of the batch, of all processes' rows, by ``tau``, ``similarity``, ``mask_same_target``.
@@ -188,13 +189,3 @@ class TransformerRecommender(DiffusionSequentialRecommender):
     def random_items(self, shape, device):
         """Items without padding, uniform."""
         return torch.randint(1, self.n_items, shape, device=device)
-
-    def unseen_items(self, rows, seen):
-        """One random item per row that its user has not met. rows: [N]; seen: row * V + item of every meeting."""
-        drawn = self.random_items((len(rows),), rows.device)
-        for _ in range(10):  # a user who has met nearly everything keeps a seen one instead of looping for ever
-            clash = torch.isin(rows * self.n_items + drawn, seen)
-            if not clash.any():
-                break
-            drawn[clash] = self.random_items((int(clash.sum()),), rows.device)
-        return drawn

@@ -238,16 +238,6 @@ def test_released_behaviour_counts_padding_in_the_diffusion_loss():
     assert honest.item_embedding.weight.grad[0].abs().sum() == 0
 
 
-def testunseen_items_are_unseen():
-    model = build(**SMALL, loss_type="BCE")
-    items, lengths, target = batch(seed=8)
-    layout = PackedLayout(lengths)
-    packed = layout.pack(items)
-    seen = layout.row * model.n_items + packed
-    drawn = model.unseen_items(layout.row, seen)
-    assert (drawn > 0).all() and not torch.isin(layout.row * model.n_items + drawn, seen).any()
-
-
 @pytest.mark.parametrize("settings", [{"k_noise": N_ITEMS}, {"k_sample": N_ITEMS + 1}])
 def test_ranks_beyond_the_catalogue_are_refused(settings):
     with pytest.raises(UsageError, match=next(iter(settings))):
