@@ -59,7 +59,9 @@ class MCLRec(TransformerRecommender):
             partial(mask, share=config["mask_share"], token=0 if self.digs else self.mask_token),
             partial(reorder, share=config["reorder_share"]),
         ]
-        self.augmenters = nn.ModuleList(make_augmenter(config["hidden_size"]) for _ in range(2 if self.meta_weight else 0))
+        self.augmenters = nn.ModuleList(
+            make_augmenter(config["hidden_size"]) for _ in range(2 if self.meta_weight else 0)
+        )
 
     @staticmethod
     def check_config(config):

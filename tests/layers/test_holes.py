@@ -62,7 +62,9 @@ def test_holes_equal_a_loop_over_queries_in_values_and_gradients(name, causal):
     rows = torch.zeros_like(x)
     for row, length in enumerate(LENGTHS.tolist()):
         states = [one_history(stack, x[row, :length, view], causal, HOLES[row]) for view in (0, 1)]
-        rows = rows.index_put((torch.tensor([row]),), torch.nn.functional.pad(torch.stack(states, 1), (0, 0) * 2 + (0, LONGEST - length)))
+        rows = rows.index_put(
+            (torch.tensor([row]),), torch.nn.functional.pad(torch.stack(states, 1), (0, 0) * 2 + (0, LONGEST - length))
+        )
     torch.testing.assert_close(packed, layout.pack(rows), atol=1e-9, rtol=1e-9)
     for found, expected in zip(gradients(stack, x, packed), gradients(stack, x, layout.pack(rows))):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)

@@ -46,7 +46,12 @@ def assert_equal_gradients(found, expected):
 
 @pytest.mark.parametrize(
     "settings",
-    [*STAGES, {"mask_as": "token"}, {"pos_align": "end", "mask_same_target": False}, {"meta": "joint", "reg": "official"}],
+    [
+        *STAGES,
+        {"mask_as": "token"},
+        {"pos_align": "end", "mask_same_target": False},
+        {"meta": "joint", "reg": "official"},
+    ],
 )
 def test_packed_equals_padded_in_values_and_gradients(settings):
     model, inputs = build(**settings), batch()
@@ -180,7 +185,9 @@ def test_the_encoder_starts_as_sasrecs_does(tmp_path, mask_as):
     assert all(torch.equal(ours[name], tensor) for name, tensor in sasrec.items())
 
 
-@pytest.mark.parametrize("wrong, word", [({"trim_padding": True}, "trim_padding"), ({"train_batch_size": 1}, "batch_size")])
+@pytest.mark.parametrize(
+    "wrong, word", [({"trim_padding": True}, "trim_padding"), ({"train_batch_size": 1}, "batch_size")]
+)
 def test_batches_without_fair_negatives_are_refused(wrong, word):
     with pytest.raises(UsageError, match=word):
         MCLRec.check_config(make_config("MCLRec", "unused", **wrong))
@@ -188,7 +195,8 @@ def test_batches_without_fair_negatives_are_refused(wrong, word):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop_kept": 1.0}, {"mask_share": 0.0}, {"reorder_share": 1.5}, {"tau": 0.0}, {"meta": "both"}, {"reg": "code"}]
+    "wrong",
+    [{"crop_kept": 1.0}, {"mask_share": 0.0}, {"reorder_share": 1.5}, {"tau": 0.0}, {"meta": "both"}, {"reg": "code"}],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
