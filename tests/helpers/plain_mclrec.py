@@ -66,15 +66,18 @@ def contrast_of_four(model, h1, h2, weight):
     return loss
 
 
-def encoder_parts(model, item_seq, lengths, target, views):
-    """What the first stage learns from; the loss of the next items at every position."""
+def encoder_parts(model, item_seq, lengths, target, views, last=False):
+    """What the first stage learns from; the loss of the next items at every position, or at the last ones."""
     config, mask = model.config, torch.arange(item_seq.shape[1]) < lengths[:, None]
     next_item = torch.cat([item_seq[:, 1:], torch.zeros_like(item_seq[:, :1])], 1)
     next_item[torch.arange(len(item_seq)), lengths - 1] = target
-    logits = encode(model, item_seq, lengths) @ model.item_embedding.weight[1:].t()
+    if last:
+        mask = torch.arange(item_seq.shape[1]) == lengths[:, None] - 1
+    hidden = encode(model, item_seq, lengths)
+    logits = (hidden[mask] if last else hidden) @ model.item_embedding.weight[1:].t()
     h1, h2 = (ends(model, *view) for view in views)
     return {
-        "recommendation": F.cross_entropy(logits[mask], next_item[mask] - 1),
+        "recommendation": F.cross_entropy(logits if last else logits[mask], next_item[mask] - 1),
         "contrast": config["contrast_weight"] * nt_xent(h1, h2),
         "meta": config["meta_weight"] * contrast_of_four(model, h1, h2, config["reg_weight"]),
     }
