@@ -107,7 +107,7 @@ def compression(
     hardest = logits.masked_fill(~candidate, float("-inf")).amax(1)
     least = every(own).min() if scope == "batch" else own
     most = every(hardest).max() if scope == "batch" else hardest
-    most = torch.where(candidate.any(1), most, own)  # where a row has no negatives, p - o is 0
+    least, most = (torch.where(candidate.any(1), value, own) for value in (least, most))  # or p - o is 0
     low, high = torch.minimum(least, most), torch.maximum(least, most)
     above = (high[:, None] - logits.masked_fill(~candidate, 0)).relu() * candidate
     return ((own - low).relu() + above.sum(1) / candidate.sum(1).clamp(min=1)).mean()

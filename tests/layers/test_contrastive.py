@@ -125,8 +125,10 @@ def test_the_regulariser_of_rows_without_negatives_is_nothing(scope):
     assert loss == 0 and (logits.grad == 0).all()
     a, b = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     hidden = torch.tensor([[True, True, True], [True, True, False], [True, False, True]])  # the first user is alone
-    found = compression(*pair_logits(a, b, 1.0, hidden=hidden), "row")
-    rest = compression(*pair_logits(a[1:], b[1:], 1.0), "row")
+    b[0] = 5 * a[0]  # no least of all pairs
+    found = compression(*pair_logits(a, b, 1.0, hidden=hidden), scope)
+    logits, positive = pair_logits(a, b, 1.0, hidden=hidden)
+    rest = compression(logits[[1, 2, 4, 5]], positive[[1, 2, 4, 5]], scope)
     torch.testing.assert_close(found, rest * 2 / 3)
 
 
