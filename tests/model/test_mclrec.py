@@ -163,7 +163,9 @@ def trained(folder, model, **settings):
     loaders = build_loaders(config, create_dataset(config))
     trainer = DiffusionTrainer(config, build_model(config, loaders[0]))
     initial = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    stored = [column.clone() for column in loaders[0]._dataset.flat.values()]
     trainer.fit(*loaders[:2], saved=False, verbose=False)
+    assert all(map(torch.equal, stored, loaders[0]._dataset.flat.values()))  # views are drawn beside the histories
     return initial, trainer
 
 
