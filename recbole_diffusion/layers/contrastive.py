@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +80,37 @@ def pair_logits(
     left_out = torch.zeros_like(logits, dtype=torch.bool) if hidden is None else hidden.repeat(2, 2)
     left_out = left_out.scatter(1, positive[:, None], False).scatter(1, itself[:, None], True)
     return logits.masked_fill(left_out, float("-inf")), positive
+
+
+def compression(
+    logits: torch.Tensor,
+    positive: torch.Tensor,
+    scope: str = "batch",
+    every: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
+) -> torch.Tensor:
+    """MCLRec's regulariser (Eq. 11 to 13): positives above the hardest negative are pulled down, negatives up.
+
+    With positives p and negatives n, o = min(min p, max n) and O = max(min p, max n), it is the mean of p - o and of
+    O - n, where these are positive.
+
+    Args:
+        logits, positive (torch.Tensor): [R, C] and [R], as :func:`pair_logits` returns them.
+        scope (str): where o and O are taken: ``batch`` for all rows (paper), ``row`` for each (released code).
+        every (callable): the values of all processes for those of this one, [R] -> [R of all].
+
+    Returns:
+        torch.Tensor: []; a row without negatives adds nothing.
+    """
+    column = positive[:, None]
+    candidate = logits.isfinite().scatter(1, column, False)
+    own = logits.gather(1, column).squeeze(1)
+    hardest = logits.masked_fill(~candidate, float("-inf")).amax(1)
+    least = every(own).min() if scope == "batch" else own
+    most = every(hardest).max() if scope == "batch" else hardest
+    least, most = (torch.where(candidate.any(1), value, own) for value in (least, most))  # or p - o is 0
+    low, high = torch.minimum(least, most), torch.maximum(least, most)
+    above = (high[:, None] - logits.masked_fill(~candidate, 0)).relu() * candidate
+    return ((own - low).relu() + above.sum(1) / candidate.sum(1).clamp(min=1)).mean()
 
 
 def _precise(vectors: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from torch import nn
 
 from recbole_diffusion.layers.packed import Block, PackedLayout, pad_block, unpad_block
 from recbole_diffusion.layers.stack import PreNormBlock, PreNormStack
-from recbole_diffusion.layers.transformer import Dropout, hidden_cells
+from recbole_diffusion.layers.transformer import Dropout, hidden_at_end, hidden_cells
 
 # RecTools's. A V starts near zero; a norm with a smaller one would blow it up to full size, and with it the
 # sign of whatever the weight of a lone item happens to be.
@@ -91,7 +91,7 @@ class HSTUBlock(PreNormBlock):
         place = torch.arange(block.shape[1], device=q.device)
         distance = (length[:, None] - 1 - place).clamp(min=0)  # padding lies behind the last item, and is not seen
         weights = self.weights(q @ k.transpose(-2, -1), distance[:, None, None, None])
-        mixed = self.attn_dropout(weights.masked_fill(hidden_cells(block, causal=False), 0)) @ v
+        mixed = self.attn_dropout(weights.masked_fill(hidden_at_end(block), 0)) @ v
         return mixed.flatten(2)
 
     def weights(self, scores: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ class Block:
     cells: torch.Tensor  # [tokens of the block] index of each token in the flattened [sequences * width] block
     real: torch.Tensor  # [sequences, width] bool, False at padding
     indifferent: torch.Tensor | None = None  # [sequences, width] bool, queries that attend to every token alike
+    holes: torch.Tensor | None = None  # [sequences, width] bool, tokens that are queries but no keys
 
 
 class PackedLayout:
@@ -96,6 +97,11 @@ class PackedLayout:
             if block.indifferent is not None:
                 empty[block.tokens] = unpad_block(block.indifferent, block)
         return empty
+
+    def dig(self, holes: torch.Tensor) -> None:
+        """Make tokens holes, which see others but are not seen, as if padding stood among the items. holes: [N] bool."""
+        for block in self.blocks:
+            block.holes = pad_block(holes, block)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Tokens ``[N, ...]`` of a right-padded tensor ``[B, L, ...]``."""

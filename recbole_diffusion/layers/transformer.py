@@ -43,12 +43,31 @@ class Dropout(nn.Dropout):
 def hidden_cells(block: Block, causal: bool) -> torch.Tensor:
     """What a query may not see, broadcast over [sequences, views, heads, query, key].
 
-    Under the causal mask a real query never reaches the padding behind it, so that mask is enough.
+    Under the causal mask a real query never reaches the padding behind it, so that mask is enough. Nothing sees a hole,
+    but for a query that would see nothing else: it sees itself.
     """
-    width = block.shape[1]
+    width, device = block.shape[1], block.real.device
     if causal:
-        return torch.ones(width, width, dtype=torch.bool, device=block.real.device).triu_(1)
-    return ~block.real[:, None, None, None, :]
+        hidden = torch.ones(width, width, dtype=torch.bool, device=device).triu_(1)
+    else:
+        hidden = ~block.real[:, None, None, None, :]
+    return hidden if block.holes is None else _with_holes(hidden, block, torch.eye(width, dtype=torch.bool, device=device))
+
+
+def hidden_at_end(block: Block) -> torch.Tensor:
+    """The same for the last token of every sequence as the only query: [sequences, 1, 1, 1, key]."""
+    hidden = ~block.real[:, None, None, None, :]
+    if block.holes is None:
+        return hidden
+    place = torch.arange(block.shape[1], device=hidden.device)
+    return _with_holes(hidden, block, (place == block.real.sum(1, keepdim=True) - 1)[:, None, None, None, :])
+
+
+def _with_holes(hidden: torch.Tensor, block: Block, itself: torch.Tensor) -> torch.Tensor:
+    """Hide the holes from all queries but those that see nothing else; ``itself``: the key that is the query's own."""
+    assert block.holes is not None
+    hidden = hidden | block.holes[:, None, None, None, :]
+    return hidden & ~(hidden.all(-1, keepdim=True) & itself)
 
 
 class MultiHeadAttention(nn.Module):
@@ -94,7 +113,7 @@ class MultiHeadAttention(nn.Module):
             sequences = block.shape[0]
             k, v = pad_block(keys_values, block).unflatten(-1, (2, self.n_heads, -1)).permute(3, 0, 2, 4, 1, 5)
             q = by_group[first : first + sequences].unsqueeze(-2)  # [sequences, views, heads, 1, hidden / heads]
-            mixed.append(self._weigh(q, k, v, hidden_cells(block, causal=False)).flatten(2))
+            mixed.append(self._weigh(q, k, v, hidden_at_end(block)).flatten(2))
             first += sequences
         return self.dense(torch.cat(mixed)[layout.group[layout.last]])
 

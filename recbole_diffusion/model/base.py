@@ -99,9 +99,23 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """What :meth:`loss_parts` gets of a batch; a model that wants more extends it."""
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID]
 
-    def calculate_loss(self, interaction):
-        """The parts of the loss as RecBole expects them: a tuple that its trainer sums."""
-        parts = self.loss_parts(*self.loss_inputs(interaction))
+    def training_steps(self):
+        """Steps of the optimizer for every batch, where one with the sum of all parts for all parameters is not enough.
+
+        Returns:
+            list | None: in their order, pairs of a function that takes and returns what :meth:`loss_parts` does, and the
+            parameters that learn from it; all others stand still. With None there is one step, of :meth:`loss_parts`.
+        """
+        return None
+
+    def calculate_loss(self, interaction, loss_parts=None):
+        """The parts of the loss as RecBole expects them: a tuple that its trainer sums.
+
+        Args:
+            interaction (Interaction): a batch.
+            loss_parts (callable, optional): another function in place of :meth:`loss_parts`.
+        """
+        parts = (loss_parts or self.loss_parts)(*self.loss_inputs(interaction))
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 

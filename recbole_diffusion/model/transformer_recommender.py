@@ -181,10 +181,12 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         Returns:
             torch.Tensor: [] mean over the 2 B views of this process.
         """
-        every, hidden = rows_of_all(torch.stack([a, b], 1)).unbind(1), None
-        if self.config["mask_same_target"]:
-            hidden = target[:, None] == rows_of_all(target)
-        return nt_xent(a, b, self.config["tau"], self.config["similarity"], every, hidden)
+        every = rows_of_all(torch.stack([a, b], 1)).unbind(1)
+        return nt_xent(a, b, self.config["tau"], self.config["similarity"], every, self.hidden_pairs(target))
+
+    def hidden_pairs(self, target):
+        """Users who are no negatives of each other, by ``mask_same_target``: [B, B of all processes] bool, or None."""
+        return target[:, None] == rows_of_all(target) if self.config["mask_same_target"] else None
 
     def random_items(self, shape, device):
         """Items without padding, uniform."""

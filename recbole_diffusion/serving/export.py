@@ -91,7 +91,7 @@ class PaddedScorer(nn.Module):
 
 
 class PaddedEncoder(PaddedScorer):
-    """The causal encoder of SimDiffRec, CL4SRec and DuoRec."""
+    """The causal encoder of SimDiffRec, CL4SRec, DuoRec and MCLRec."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
@@ -226,6 +226,7 @@ EXPORTABLE = {
     "SimDiffRec": PaddedEncoder,
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
+    "MCLRec": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "STOSA": PaddedSTOSA,

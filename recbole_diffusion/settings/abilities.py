@@ -13,12 +13,13 @@ EXPORTABLE = (
     "DiffuRecSys",
     "CL4SRec",
     "DuoRec",
+    "MCLRec",
     "STOSA",
     "SASRec",
     "GRU4Rec",
 )
 # Models that compare the rows of a batch, which would all be of one length.
-REFUSE_TRIMMING = ("CL4SRec", "DuoRec")
+REFUSE_TRIMMING = ("CL4SRec", "DuoRec", "MCLRec")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.

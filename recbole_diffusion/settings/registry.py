@@ -13,6 +13,7 @@ MODELS = {
     "DiffSBR": "recbole_diffusion.model.diffsbr",
     "CL4SRec": "recbole_diffusion.model.cl4srec",
     "DuoRec": "recbole_diffusion.model.duorec",
+    "MCLRec": "recbole_diffusion.model.mclrec",
     "STOSA": "recbole_diffusion.model.stosa",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from recbole.trainer import Trainer
@@ -195,6 +196,24 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         return totals if len(totals) > 1 else totals[0]
 
     def _train_batch(self, interaction, loss_func):
+        """The steps of the optimizer for a batch. Returns this process's share of the parts of the loss, as numbers.
+
+        Of a part that several steps have, the first one counts.
+        """
+        steps = getattr(self.model, "training_steps", lambda: None)()
+        if not steps:
+            return self._take_step(interaction, loss_func)
+        parts = {}
+        for loss_parts, parameters in steps:
+            with learning_only(parameters, self.model):
+                losses = self._take_step(interaction, partial(self.model.calculate_loss, loss_parts=loss_parts))
+            if losses:
+                parts.update((name, loss) for name, loss in zip(self.model.loss_names, losses) if name not in parts)
+        if parts:
+            self.model.loss_names = tuple(parts)
+        return tuple(parts.values())
+
+    def _take_step(self, interaction, loss_func):
         """One step of the optimizer. Returns this process's share of the parts of the loss, as numbers."""
         self.optimizer.zero_grad()
         losses = self._share_of_losses(interaction, loss_func)
@@ -245,6 +264,20 @@ def share_of(name, weights):
     """This process's part, 0 to 1, of the weight of a part of the loss. weights: of all processes, {} where idle."""
     everyones = [own.get(name, own.get(None, 0)) for own in weights]
     return everyones[processes.rank()] / sum(everyones)
+
+
+@contextmanager
+def learning_only(parameters, model):
+    """Inside, only some parameters of a model get gradients, and with them steps of the optimizer."""
+    chosen = set(map(id, parameters))
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -17,15 +17,20 @@ def dropped(layer, x):
     return F.dropout(x, layer.p, layer.training)
 
 
-def softmax_attention(attention, z, causal):
+def keys_of(i, n, causal, holes=()):
+    """The items that item i of n sees: no holes, but itself where nothing else is left."""
+    return [j for j in range(i + 1 if causal else n) if j not in holes] or [i]
+
+
+def softmax_attention(attention, z, causal, holes=()):
     """z: [n, d], the items of one history."""
     q, k, v = (heads(t, attention.n_heads) for t in attention.qkv(z).chunk(3, -1))
     rows = []
     for i in range(len(z)):
-        seen = i + 1 if causal else len(z)
-        scores = torch.einsum("hd,jhd->hj", q[i], k[:seen]) / q.shape[-1] ** 0.5
+        seen = keys_of(i, len(z), causal, holes)
+        scores = torch.einsum("hd,jhd->hj", q[i], k[seen]) / q.shape[-1] ** 0.5
         weights = dropped(attention.attn_dropout, scores.exp() / scores.exp().sum(-1, keepdim=True))
-        rows.append(torch.einsum("hj,jhd->hd", weights, v[:seen]).flatten())
+        rows.append(torch.einsum("hj,jhd->hd", weights, v[seen]).flatten())
     return attention.dense(torch.stack(rows))
 
 
@@ -33,10 +38,10 @@ def heads(x, n_heads):
     return x.view(len(x), n_heads, -1)
 
 
-def ligr_block(block, x, causal):
+def ligr_block(block, x, causal, holes=()):
     first, second = block.attention_residual, block.feed_forward_residual
     z = norm(first.norm, x)
-    x = x + torch.sigmoid(first.gate(z)) * dropped(first.dropout, softmax_attention(block.attention, z, causal))
+    x = x + torch.sigmoid(first.gate(z)) * dropped(first.dropout, softmax_attention(block.attention, z, causal, holes))
     z = norm(second.norm, x)
     w_1, w_3 = block.feed_forward.inner.weight.chunk(2)
     inner = F.silu(z @ w_1.t()) * (z @ w_3.t())
@@ -44,13 +49,13 @@ def ligr_block(block, x, causal):
     return x + torch.sigmoid(second.gate(z)) * dropped(second.dropout, change)
 
 
-def hstu_block(block, x, causal):
+def hstu_block(block, x, causal, holes=()):
     u, q, k, v = F.silu(norm(block.norm, x) @ block.uqkv.weight.t()).chunk(4, -1)
     q, k, v = (heads(t, block.n_heads) for t in (q, k, v))
     bias, rows = block.relative_bias.weight[:, 0], []
     for i in range(len(x)):
         total = 0.0
-        for j in range(i + 1 if causal else len(x)):
+        for j in keys_of(i, len(x), causal, holes):
             score = (q[i] * k[j]).sum(-1) + bias[i - j + block.longest - 1]
             weight = dropped(block.attn_dropout, F.silu(score) / block.longest)
             total = total + weight[:, None] * v[j]

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 
 
 def transformer(stack, x, mask, causal):
-    """x: [B, L, d]; mask: [B, L] True at real items."""
+    """x: [B, L, d]; mask: [B, L] True at items that are seen; a query that sees none sees itself."""
     batch, width, hidden = x.shape
     visible = mask[:, None, None, :].expand(batch, 1, width, width)
     if causal:
         visible = visible & torch.ones(width, width, dtype=torch.bool).tril()
+    visible = visible | (torch.eye(width, dtype=torch.bool) & ~visible.any(-1, keepdim=True))
     for attention, feed_forward in zip(stack.attention, stack.feed_forward):
         heads = attention.n_heads
         q, k, v = (t.view(batch, width, heads, -1).transpose(1, 2) for t in attention.qkv(x).chunk(3, -1))
@@ -28,8 +29,8 @@ def transformer(stack, x, mask, causal):
     return x
 
 
-def positioned(network, x, mask, causal):
-    """Positions, layer norm, dropout, Transformer."""
+def positioned(network, x, mask, causal, keys=None):
+    """Positions, layer norm, dropout, Transformer. keys: [B, L] where fewer than the real items are seen."""
     width, table = x.shape[1], network.position_embedding.weight
     position = torch.arange(width).expand(mask.shape)
     if network.align_end:
@@ -37,7 +38,7 @@ def positioned(network, x, mask, causal):
     x = network.LayerNorm(x + table[position])
     x = F.dropout(x, network.dropout.p, network.training)
     twin = plain_encoders.encoder if hasattr(network.transformer, "blocks") else transformer
-    return twin(network.transformer, x, mask, causal)
+    return twin(network.transformer, x, mask if keys is None else keys, causal)
 
 
 def similarity_noise(model, item_seq):

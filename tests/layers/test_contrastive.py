@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_diffusion.layers.contrastive import info_nce, nt_xent, pair_logits
+from recbole_diffusion.layers.contrastive import compression, info_nce, nt_xent, pair_logits
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,67 @@ def test_nt_xent_is_not_computed_in_half_precision():
 def test_a_single_row_has_only_its_positive():
     a, b = torch.randn(2, 1, 4)
     assert nt_xent(a, b, 1.0) == 0
+
+
+# The regulariser of MCLRec
+
+
+def as_logits(positives, negatives):
+    """Rows of a positive and its negatives in the form of pair_logits, with itself, which is no candidate, in front."""
+    positives, negatives = torch.tensor(positives), torch.tensor(negatives)
+    itself = torch.full((len(positives), 1), -math.inf)
+    return torch.cat([itself, positives[:, None], negatives], 1), torch.ones(len(positives), dtype=torch.long)
+
+
+@pytest.mark.parametrize("scope, value", [("row", 1.3250), ("batch", 1.2250)])
+def test_golden_values_of_the_regulariser(scope, value):
+    logits, positive = as_logits([0.9, 0.8], [[0.1, 0.2], [0.3, -0.1]])
+    assert compression(logits, positive, scope).item() == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["row", "batch"])
+def test_the_regulariser_pulls_positives_down_and_negatives_up(scope):
+    logits, positive = as_logits([0.9, 0.8], [[0.1, 0.2], [0.3, -0.1]])
+    logits.requires_grad_()
+    compression(logits, positive, scope).backward()
+    assert (logits.grad[:, 1] > 0).all() and (logits.grad[:, 2:].sum(1) < 0).all()
+    assert logits.grad.isfinite().all() and (logits.grad[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("scope", ["row", "batch"])
+def test_the_regulariser_of_rows_without_negatives_is_nothing(scope):
+    logits = torch.tensor([[-math.inf, 0.4], [0.4, -math.inf]], requires_grad=True)
+    loss = compression(logits, torch.tensor([1, 0]), scope)
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
+    a, b = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    hidden = torch.tensor([[True, True, True], [True, True, False], [True, False, True]])  # the first user is alone
+    b[0] = 5 * a[0]  # no least of all pairs
+    found = compression(*pair_logits(a, b, 1.0, hidden=hidden), scope)
+    logits, positive = pair_logits(a, b, 1.0, hidden=hidden)
+    rest = compression(logits[[1, 2, 4, 5]], positive[[1, 2, 4, 5]], scope)
+    torch.testing.assert_close(found, rest * 2 / 3)
+
+
+@pytest.mark.parametrize("scope", ["row", "batch"])
+def test_shares_of_a_batch_have_together_the_regulariser_of_the_whole(scope):
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 7, 3, dtype=torch.float64)
+    orders = [torch.arange(7).roll(-first)[:size] for first, size in ((0, 4), (4, 3))]
+    shares = []
+    for own in orders:
+        order = torch.arange(7).roll(-int(own[0]))
+        shares.append(pair_logits(a[own], b[own], 1.0, "dot", (a[order], b[order])))
+    highest, lowest = (
+        pick(value for logits, positive in shares for value in part(logits, positive))
+        for pick, part in (
+            (max, lambda logits, positive: logits.scatter(1, positive[:, None], -math.inf).amax(1)),
+            (min, lambda logits, positive: logits.gather(1, positive[:, None]).squeeze(1)),
+        )
+    )
+    total = 0.0
+    for own, (logits, positive) in zip(orders, shares):
+        others = iter((lowest, highest))
+        every = lambda rows, others=others: torch.cat([rows, next(others)[None]])  # noqa: E731
+        total += len(own) * compression(logits, positive, scope, every)
+    torch.testing.assert_close(total / 7, compression(*pair_logits(a, b, 1.0), scope))

@@ -29,6 +29,7 @@ CASES = {
     "SimDiffRec, hstu": ("SimDiffRec", {"alpha": 0, "beta": 0, "encoder": "hstu"}),
     "CL4SRec": ("CL4SRec", {}),
     "CL4SRec, damaged": ("CL4SRec", {"official_compat": True, "ce_positions": "last", "train_view": "prefix"}),
+    "MCLRec": ("MCLRec", {"mask_as": "token"}),
     "DuoRec": ("DuoRec", {"pos_align": "end"}),
     "DiffuRec": ("DiffuRec", {}),
     "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
