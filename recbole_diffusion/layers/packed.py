@@ -22,6 +22,7 @@ class Block:
     cells: torch.Tensor  # [tokens of the block] index of each token in the flattened [sequences * width] block
     real: torch.Tensor  # [sequences, width] bool, False at padding
     indifferent: torch.Tensor | None = None  # [sequences, width] bool, queries that attend to every token alike
+    hidden: torch.Tensor | None = None  # [sequences, width, width] bool, keys that queries do not see, if no usual mask
 
 
 class PackedLayout:

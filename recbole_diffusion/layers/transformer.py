@@ -46,6 +46,8 @@ def hidden_cells(block: Block, causal: bool) -> torch.Tensor:
     Under the causal mask a real query never reaches the padding behind it, so that mask is enough.
     """
     width = block.shape[1]
+    if block.hidden is not None:
+        return block.hidden[:, None, None]
     if causal:
         return torch.ones(width, width, dtype=torch.bool, device=block.real.device).triu_(1)
     return ~block.real[:, None, None, None, :]

@@ -91,7 +91,7 @@ class PaddedScorer(nn.Module):
 
 
 class PaddedEncoder(PaddedScorer):
-    """The causal encoder of SimDiffRec, CL4SRec and DuoRec."""
+    """The causal encoder of the models that stand on TransformerRecommender."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
@@ -229,6 +229,7 @@ EXPORTABLE = {
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "STOSA": PaddedSTOSA,
+    "ECLSR": PaddedEncoder,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

@@ -14,6 +14,7 @@ MODELS = {
     "CL4SRec": "recbole_diffusion.model.cl4srec",
     "DuoRec": "recbole_diffusion.model.duorec",
     "STOSA": "recbole_diffusion.model.stosa",
+    "ECLSR": "recbole_diffusion.model.eclsr",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
