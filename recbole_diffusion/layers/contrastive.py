@@ -25,7 +25,8 @@ def info_nce(
         torch.Tensor: [] mean loss.
     """
     with torch.autocast(anchor.device.type, enabled=False):  # half leaves few digits to a logit near 1 / temperature
-        logits = F.normalize(anchor.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).t() / temperature
+        anchor, candidates = F.normalize(_precise(anchor), dim=-1), F.normalize(_precise(candidates), dim=-1)
+        logits = anchor @ candidates.t() / temperature
     if hidden_pairs is not None:
         logits = logits.masked_fill(hidden_pairs, float("-inf"))
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))

@@ -23,6 +23,7 @@ class Block:
     real: torch.Tensor  # [sequences, width] bool, False at padding
     indifferent: torch.Tensor | None = None  # [sequences, width] bool, queries that attend to every token alike
     holes: torch.Tensor | None = None  # [sequences, width] bool, tokens that are queries but no keys
+    hidden: torch.Tensor | None = None  # [sequences, width, width] bool, keys that queries do not see, if no usual mask
 
 
 class PackedLayout:

@@ -46,6 +46,8 @@ def hidden_cells(block: Block, causal: bool) -> torch.Tensor:
     Under the causal mask a real query never reaches the padding behind it, so that mask is enough. Nothing sees a hole,
     but for a query that would see nothing else: it sees itself.
     """
+    if block.hidden is not None:
+        return block.hidden[:, None, None]
     width, device = block.shape[1], block.real.device
     if causal:
         hidden = torch.ones(width, width, dtype=torch.bool, device=device).triu_(1)

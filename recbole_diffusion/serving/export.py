@@ -3,7 +3,7 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-Models of one encoder are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
+Models whose user vector is a function of the history are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
 up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
 pass of the approximator.
 """
@@ -91,7 +91,7 @@ class PaddedScorer(nn.Module):
 
 
 class PaddedEncoder(PaddedScorer):
-    """The causal encoder of SimDiffRec, CL4SRec, DuoRec and MCLRec."""
+    """The causal encoder of the models that stand on TransformerRecommender."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
@@ -230,6 +230,7 @@ EXPORTABLE = {
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "STOSA": PaddedSTOSA,
+    "ECLSR": PaddedEncoder,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

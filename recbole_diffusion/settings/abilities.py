@@ -15,11 +15,12 @@ EXPORTABLE = (
     "DuoRec",
     "MCLRec",
     "STOSA",
+    "ECLSR",
     "SASRec",
     "GRU4Rec",
 )
 # Models that compare the rows of a batch, which would all be of one length.
-REFUSE_TRIMMING = ("CL4SRec", "DuoRec", "MCLRec")
+REFUSE_TRIMMING = ("CL4SRec", "DuoRec", "MCLRec", "ECLSR")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.

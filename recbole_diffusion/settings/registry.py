@@ -15,6 +15,7 @@ MODELS = {
     "DuoRec": "recbole_diffusion.model.duorec",
     "MCLRec": "recbole_diffusion.model.mclrec",
     "STOSA": "recbole_diffusion.model.stosa",
+    "ECLSR": "recbole_diffusion.model.eclsr",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

@@ -47,6 +47,7 @@ CASES = {
     "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
+    "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "SASRec": ("SASRec", {"loss_type": "CE"}),
     "GRU4Rec": ("GRU4Rec", {"loss_type": "CE", "embedding_size": 12, "num_layers": 2}),
     "DiffuRecSys, released masks, linear": ("DiffuRecSys", {"attention_mask": "queries", "cross_attention": "linear"}),
