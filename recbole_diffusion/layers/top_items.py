@@ -18,19 +18,23 @@ def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
     as much as the products that made the scores.
 
     Args:
-        scores (torch.Tensor): [M, V]; a V that is no multiple of ``GROUP`` is searched in one round.
+        scores (torch.Tensor): [M, V]; the columns beyond the last multiple of ``GROUP`` are all in the second round.
         k (int): columns per row.
 
     Returns:
         torch.LongTensor: [M, k].
     """
     n_groups, rest = divmod(scores.shape[1], GROUP)
-    if rest or k >= n_groups:
+    if k >= n_groups:
         return scores.topk(k).indices
     # group g holds the columns g, g + n_groups, g + 2 n_groups ...
-    groups = scores.unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
+    in_groups = n_groups * GROUP
+    groups = scores[:, :in_groups].unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
     members = groups.unsqueeze(1) + n_groups * torch.arange(GROUP, device=scores.device).unsqueeze(1)
     columns = members.flatten(1)
+    if rest:
+        beyond = torch.arange(in_groups, scores.shape[1], device=scores.device)
+        columns = torch.cat([columns, beyond.expand(len(columns), -1)], 1)
     return columns.gather(1, scores.gather(1, columns).topk(k).indices)
 
 

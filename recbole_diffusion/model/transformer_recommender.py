@@ -141,7 +141,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         states = [hidden[layout.last], *(self.ends(*views) if views else ())]
         return self.recommendation_loss(hidden, items, layout, target), states
 
-    def recommendation_loss(self, hidden, items, layout, target):
+    def recommendation_loss(self, hidden, items, layout, target, also_seen=None):
         """Loss of the next items by ``loss_type``: full softmax (CE), one negative each (BCE), sampled softmax (SS).
 
         Args:
@@ -150,6 +150,8 @@ class TransformerRecommender(DiffusionSequentialRecommender):
             items (torch.LongTensor): [N] packed.
             layout (PackedLayout): of the B histories.
             target (torch.LongTensor): [B] what follows the last items.
+            also_seen (torch.LongTensor, optional): [B, n] items that no negative of BCE may be, beside those of the
+                history and the next one; zeros where there are fewer.
 
         Returns:
             torch.Tensor: [] mean.
@@ -168,6 +170,9 @@ class TransformerRecommender(DiffusionSequentialRecommender):
             negatives = self.random_items((self.config["n_negatives"],), items.device)
             return sampled_softmax(hidden, table, next_item, negatives, met)
         seen = torch.cat([layout.row * self.n_items + items, rows * self.n_items + next_item])
+        if also_seen is not None:
+            number = torch.arange(len(also_seen), device=seen.device)[:, None]
+            seen = torch.cat([seen, (number * self.n_items + also_seen).flatten()])
         return binary_cross_entropy(hidden, table, next_item, self.unseen_items(rows, seen), met)
 
     def contrast(self, a, b, target):

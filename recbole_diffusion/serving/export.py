@@ -91,7 +91,7 @@ class PaddedScorer(nn.Module):
 
 
 class PaddedEncoder(PaddedScorer):
-    """The causal encoder of SimDiffRec, CL4SRec and DuoRec."""
+    """The causal encoder of SimDiffRec, CaDiRec, CL4SRec and DuoRec."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
@@ -224,6 +224,7 @@ class PaddedAlready(PaddedScorer):
 
 EXPORTABLE = {
     "SimDiffRec": PaddedEncoder,
+    "CaDiRec": PaddedEncoder,
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
