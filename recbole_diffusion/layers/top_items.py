@@ -62,3 +62,17 @@ def top_items(queries: torch.Tensor, table: torch.Tensor, k: int, excluded: torc
             scores.scatter_(1, excluded[start : start + chunk, None], float("-inf"))
         found.append(largest(scores, k))
     return torch.cat(found) if found else queries.new_empty(0, k, dtype=torch.long)
+
+
+def best_without(best: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
+    """All but one column of some best items: without the excluded item of each row, or else without the last.
+
+    Args:
+        best (torch.LongTensor): [M, k + 1] distinct items, best first.
+        excluded (torch.LongTensor): [M].
+
+    Returns:
+        torch.LongTensor: [M, k], best first.
+    """
+    order = (best == excluded.unsqueeze(1)).long().argsort(stable=True)
+    return best.gather(1, order)[:, :-1]

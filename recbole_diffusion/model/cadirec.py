@@ -11,6 +11,7 @@ otherwise by the released code is a setting in ``properties/model/CaDiRec.yaml``
 """
 
 import torch
+from torch import nn
 
 from recbole_diffusion.data.later import later_items
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
@@ -19,7 +20,7 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.cross_entropy import weighted_cross_entropy
 from recbole_diffusion.layers.disentangled import named_denoiser
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.layers.top_items import top_items
+from recbole_diffusion.layers.top_items import best_without, top_items
 from recbole_diffusion.model.base import configured_betas, require_even_width
 from recbole_diffusion.model.transformer_recommender import TransformerRecommender, require_company
 
@@ -34,52 +35,48 @@ class CaDiRec(TransformerRecommender):
         config (DiffusionConfig): settings, see ``properties/model/CaDiRec.yaml``.
         dataset (SequenceDataset): for the number of items.
 
-    Raises:
-        UsageError: when ``k_candidates`` exceeds the number of items.
+    Raises UsageError when ``k_candidates`` exceeds the number of items.
     """
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.alpha, self.beta, self.diffuses = config["alpha"], config["beta"], not config["twin"]
+        self.alpha, self.beta, self.leaks = config["alpha"], config["beta"], config["official_negatives"]
         self.first_item = 0 if config["padding_in_softmax"] else 1
-        self.steps_taken, self.leaks = 0, config["official_negatives"]
+        self.n_best = config["k_candidates"] + config["exclude_original"] if self.alpha else 0
+        self.time_embedding, self.item_bias, self.steps_taken = None, None, 0
         if self.leaks:
             self.logger.warning("official_negatives LEAK the test targets into training; results are marked")
             self.register_buffer("later", later_items(dataset), persistent=False)
         if self.alpha or self.beta:
-            self._check_catalogue()
-            self.denoiser = named_denoiser(config["denoiser"], config, self.max_seq_length)
-        if (self.alpha or self.beta) and self.diffuses:
-            betas = configured_betas(config)
-            self.process = GaussianProcess(betas)
-            self.time_embedding = StepEmbedding(len(betas), config["hidden_size"])
-            if config["generation_steps"] > 1:
-                self.chain = reverse_chain(betas, config["generation_steps"], "ddim")
+            self._init_diffusion(config)
         self.initialize()
+
+    def _init_diffusion(self, config):
+        if self.n_best > self.n_items - 1:
+            raise UsageError(f"k_candidates {config['k_candidates']} of {self.n_items - 1} items are too many: lower it")
+        self.denoiser = named_denoiser(config["denoiser"], config, self.max_seq_length)
+        if not config["twin"]:
+            betas = configured_betas(config)
+            self.process, self.time_embedding = GaussianProcess(betas), StepEmbedding(len(betas), config["hidden_size"])
+            self.chain = reverse_chain(betas, config["generation_steps"], "ddim")
+        if config["item_bias"] and self.beta:
+            self.item_bias = nn.Parameter(torch.zeros(self.n_items))
 
     @staticmethod
     def check_config(config):
         """Relations between settings, checked before data are read. Raises UsageError."""
         TransformerRecommender.check_config(config)
+        steps, taken, diffuses = config["diffusion_steps"], config["generation_steps"], not config["twin"]
         if config["alpha"]:
             require_company(config)
-        if config["official_negatives"] and config["loss_type"] != "BCE":
-            raise UsageError("official_negatives are those of loss_type: BCE")
-        if config["official_negatives"] and config["benchmark_filename"]:
-            raise UsageError("official_negatives need the users of leave-one-out, which ready-made splits lack")
-        if config["twin"] and config["generation_steps"] > 1:
+        if config["official_negatives"] and (config["loss_type"] != "BCE" or config["benchmark_filename"]):
+            raise UsageError("official_negatives are those of loss_type: BCE, with users whose later items are known")
+        if not diffuses and taken > 1:
             raise UsageError("twin: True has no diffusion to take generation_steps with: leave them at 1")
-        if (config["alpha"] or config["beta"]) and not config["twin"]:
+        if (config["alpha"] or config["beta"]) and diffuses:
             require_even_width(config)
-            steps, taken = config["diffusion_steps"], config["generation_steps"]
             if taken > steps:
                 raise UsageError(f"generation_steps {taken} is larger than the {steps} diffusion_steps")
-
-    def _check_catalogue(self):
-        wanted, items = self.config["k_candidates"], self.n_items - 1
-        others = items - 1 if self.config["exclude_original"] else items
-        if wanted > others:
-            raise UsageError(f"k_candidates {wanted} is larger than the {others} items that can stand in: lower it")
 
     def training_state(self):
         return {"steps_taken": self.steps_taken}
@@ -107,7 +104,8 @@ class CaDiRec(TransformerRecommender):
         else:
             hidden = self.hidden(items, layout)
         self.steps_taken += 1
-        hidden = hidden[layout.last] if self.config["ce_positions"] == "last" else hidden
+        if self.config["ce_positions"] == "last":
+            hidden = hidden[layout.last]
         return {"recommendation": self.recommendation_loss(hidden, items, layout, target, later), **parts}
 
     # Diffusion
@@ -121,16 +119,11 @@ class CaDiRec(TransformerRecommender):
         return draws < self.config["mask_ratio"]
 
     def _diffuse(self, items, layout, masked):
-        """Restore the masked positions of the histories that have some; only they meet the catalogue.
-
-        Args:
-            items (torch.LongTensor): [N].
-            layout (PackedLayout): of the B histories.
-            masked (torch.BoolTensor): [N].
+        """Restore the M masked positions, in the histories that have some; they alone meet the catalogue.
 
         Returns:
             tuple: loss [], mean over all B histories, of which those without a masked position count as 0; the best
-            items for each of the M masked positions [M, k_candidates].
+            items for each masked position [M, k_candidates].
         """
         count = torch.zeros_like(layout.last).index_add(0, layout.group, masked.long())
         touched = count > 0
@@ -144,27 +137,32 @@ class CaDiRec(TransformerRecommender):
     def _restore(self, items, layout, masked, shares):
         """The same for histories that all count. shares: [M] of each masked position in the loss."""
         state, t = self._noised(items, layout, masked)
-        wanted = items[masked]
-        restored = self._denoise(state, t, layout)[masked]
-        table = self.item_embedding.weight[self.first_item :]
-        n_best = self.config["k_candidates"] + self.config["exclude_original"] if self.alpha else 0
-        loss, best = weighted_cross_entropy(restored, table, wanted - self.first_item, shares, n_best)
-        best = best + self.first_item
+        wanted, restored = items[masked], self._denoise(state, t, layout)[masked]
+        first, (queries, table) = self.first_item, self._scored(restored)
+        loss, best = weighted_cross_entropy(queries, table[first:], wanted - first, shares, self.n_best)
+        best = best + first
         if self.config["mse_weight"]:
             distance = (restored - self.item_embedding(wanted)).square().mean(-1)
             loss = loss + self.config["mse_weight"] * (shares * distance).sum()
-        if self.alpha and self.config["generation_steps"] > 1:
-            best = top_items(self._generate(state, layout, masked), self.item_embedding.weight, n_best)
-        return loss, self._without_original(best, wanted) if self.config["exclude_original"] else best
+        if self.n_best and self.config["generation_steps"] > 1:
+            best = top_items(*self._scored(self._generate(state, layout, masked)), self.n_best)
+        return loss, best_without(best, wanted) if self.config["exclude_original"] else best
+
+    def _scored(self, restored):
+        """Vectors whose products score items: those of restored items [M, d or d + 1], those of items [V, d or d + 1]."""
+        table = self.item_embedding.weight
+        if self.item_bias is None:
+            return restored, table
+        one = restored.new_ones(len(restored), 1)
+        return torch.cat([restored, one], 1), torch.cat([table, self.item_bias.unsqueeze(1)], 1)
 
     def _noised(self, items, layout, masked):
         """What the denoiser sees: states [N, d] and their time steps [N], None without diffusion."""
         clean = self.item_embedding(items)
-        if not self.diffuses:
+        if self.time_embedding is None:
             return clean.masked_fill(masked.unsqueeze(1), 0), None
         t = torch.randint(self.process.steps, layout.last.shape, device=items.device)[layout.row]
-        rounded = self.process.noise[0] * torch.randn_like(clean)  # of an item as a continuous vector, as in DiffuSeq
-        start = clean + rounded
+        start = clean + self.process.noise[0] * torch.randn_like(clean)  # x_0 of an item, as in DiffuSeq
         noise = torch.randn(int(masked.sum()), clean.shape[1], device=items.device, dtype=clean.dtype)
         context = start if self.config["context_noise"] else clean
         return context.index_put((masked,), self.process.add_noise(start[masked], noise, t[masked])), t
@@ -179,19 +177,12 @@ class CaDiRec(TransformerRecommender):
     def _generate(self, state, layout, masked):
         """Vectors of the masked positions [M, d], generated from pure noise in ``generation_steps`` jumps."""
 
-        def denoise(x, t, step):
-            steps = torch.full_like(layout.row, t)
-            return self._denoise(state.index_put((masked,), x), steps, layout)[masked].to(x.dtype)
+        def denoise(x, t, _):
+            return self._denoise(state.index_put((masked,), x), torch.full_like(layout.row, t), layout)[masked].to(x.dtype)
 
         return self.chain.run(torch.randn_like(state[masked]), denoise, None)
 
     # Views
-
-    @staticmethod
-    def _without_original(best, original):
-        """All but one of the best items [M, k + 1], best first: without the original [M] or else without the last."""
-        order = (best == original.unsqueeze(1)).long().argsort(1, stable=True)
-        return best.gather(1, order)[:, :-1]
 
     def _replace(self, items, masked, candidates):
         """Two views: at every masked position a random candidate. items: [N]; candidates: [M, k] -> [N, 2]."""
