@@ -141,4 +141,5 @@ def named_denoiser(name: str, settings: Any, longest: int) -> DisentangledTransf
         network.dropout = Dropout(settings["hidden_dropout_prob"])
         return network
     sizes = [settings[key] for key in keys]
-    return DisentangledTransformer(layers, *sizes, longest, settings["hidden_dropout_prob"], dropout, act, eps)
+    entering = settings["hidden_dropout_prob"]
+    return DisentangledTransformer(layers, *sizes, longest, entering, dropout, act, eps)  # type: ignore[call-arg]

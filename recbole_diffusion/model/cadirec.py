@@ -145,7 +145,8 @@ class CaDiRec(TransformerRecommender):
             distance = (restored - self.item_embedding(wanted)).square().mean(-1)
             loss = loss + self.config["mse_weight"] * (shares * distance).sum()
         if self.n_best and self.config["generation_steps"] > 1:
-            best = top_items(*self._scored(self._generate(state, layout, masked)), self.n_best)
+            with torch.no_grad():
+                best = top_items(*self._scored(self._generate(state, layout, masked)), self.n_best)
         return loss, best_without(best, wanted) if self.config["exclude_original"] else best
 
     def _scored(self, restored):
@@ -173,7 +174,6 @@ class CaDiRec(TransformerRecommender):
             state = state + self.time_embedding()[t]
         return self.denoiser(state, layout)
 
-    @torch.no_grad()
     def _generate(self, state, layout, masked):
         """Vectors of the masked positions [M, d], generated from pure noise in ``generation_steps`` jumps."""
 

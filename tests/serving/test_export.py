@@ -30,6 +30,8 @@ CASES = {
     "CL4SRec": ("CL4SRec", {}),
     "CL4SRec, damaged": ("CL4SRec", {"official_compat": True, "ce_positions": "last", "train_view": "prefix"}),
     "DuoRec": ("DuoRec", {"pos_align": "end"}),
+    "CaDiRec": ("CaDiRec", {"k_candidates": 3}),
+    "CaDiRec, ligr, from the start": ("CaDiRec", {"twin": True, "k_candidates": 3, "encoder": "ligr", "pos_align": "start"}),
     "DiffuRec": ("DiffuRec", {}),
     "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
     "DiffuRec, released masks": ("DiffuRec", {"attention_mask": "queries", "use_position": True}),
