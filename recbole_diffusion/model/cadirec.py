@@ -182,8 +182,6 @@ class CaDiRec(TransformerRecommender):
 
         return self.chain.run(torch.randn_like(state[masked]), denoise, None)
 
-    # Views
-
     def _replace(self, items, masked, candidates):
         """Two views: at every masked position a random candidate. items: [N]; candidates: [M, k] -> [N, 2]."""
         choice = torch.randint(candidates.shape[1], (len(candidates), 2), device=items.device)
