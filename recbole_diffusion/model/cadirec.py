@@ -69,8 +69,8 @@ class CaDiRec(TransformerRecommender):
         steps, taken, diffuses = config["diffusion_steps"], config["generation_steps"], not config["twin"]
         if config["alpha"]:
             require_company(config)
-        if config["official_negatives"] and (config["loss_type"] != "BCE" or config["benchmark_filename"]):
-            raise UsageError("official_negatives are those of loss_type: BCE, with users whose later items are known")
+        if config["official_negatives"] and config["loss_type"] != "BCE":
+            raise UsageError("official_negatives are those of loss_type: BCE")
         if not diffuses and taken > 1:
             raise UsageError("twin: True has no diffusion to take generation_steps with: leave them at 1")
         if (config["alpha"] or config["beta"]) and diffuses:

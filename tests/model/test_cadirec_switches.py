@@ -3,6 +3,7 @@
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from session_files import SPLIT, TRAIN, write_split
 from test_cadirec import build
 from test_simdiffrec import batch
 
@@ -220,6 +221,17 @@ def test_official_negatives_are_nothing_that_the_user_ever_meets(tmp_path):
     (rows, seen), = drawn
     for row, user in enumerate(interaction["user_id"].tolist()):
         assert set(later[user].tolist()) <= set((seen[seen // model.n_items == row] % model.n_items).tolist())
+
+
+def test_sessions_of_ready_made_splits_end_with_the_training_part(tmp_path):
+    folder = write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1], [3, 1]])
+    settings = {**SPLIT, **small_settings("CaDiRec"), "official_negatives": True, "train_batch_size": 4}
+    config = make_config("CaDiRec", folder, "shop", **settings)
+    loaders = build_loaders(config, create_dataset(config))
+    assert sum((later_items(loaders[0]._dataset) > 0).sum(1).tolist()) == 3
+    model, interaction = build_model(config, loaders[0]), next(iter(loaders[0]))
+    assert not model.later[interaction["session_id"]].any()
+    assert all(part.isfinite() for part in model.calculate_loss(interaction))
 
 
 def test_leaking_results_are_marked(tmp_path, caplog):
