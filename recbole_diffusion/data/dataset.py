@@ -219,7 +219,7 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
                 datasets[0] = train.copy(train.prefix_examples())
         elif self.config["train_view"] == "sequence":
             datasets[0] = train.copy(train.longest_examples())
-        if self.config["graph_source"] == "all":
+        if self.config["graph_source"] == "all" or self.config["official_negatives"]:
             datasets[0].evaluation_parts = [part for part in datasets[1:] if len(part)]
         sizes = [len(part) for part in datasets]
         self.logger.info("split: {} training examples, {} of validation, {} of test".format(*sizes))

@@ -8,6 +8,7 @@ import torch
 
 from recbole_diffusion.layers.chunks import rows_at_a_time
 from recbole_diffusion.layers.repetition import Additions
+from recbole_diffusion.layers.top_items import largest
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -20,12 +21,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         added_rows: Any,  # tensors of Additions, or None
         added_columns: Any,
         added: Any,
+        shares: torch.Tensor | None,
+        n_best: int,
     ) -> tuple[torch.Tensor, ...]:
         n_rows = len(hidden)
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
+        best = target.new_empty(n_rows, n_best)
         chunk = rows_at_a_time(weight)
         buffer = hidden.new_empty(min(chunk, n_rows), len(weight))
         grad_added, bounds = None, []
@@ -42,12 +46,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits.index_put_(cells, added[some], accumulate=True)
             picked[rows] = logits.gather(1, y).squeeze(1)
             maximum[rows] = logits.amax(1)
+            if n_best:
+                best[rows] = largest(logits, n_best)
             probability = logits.sub_(maximum[rows, None]).exp_()
             total = probability.sum(1)
             logsumexp[rows] = maximum[rows] + total.log()
             if any(ctx.needs_input_grad):
-                probability.div_(total[:, None] * n_rows)
-                probability.scatter_add_(1, y, probability.new_full(y.shape, -1 / n_rows))
+                if shares is None:
+                    probability.div_(total[:, None] * n_rows)
+                    probability.scatter_add_(1, y, probability.new_full(y.shape, -1 / n_rows))
+                else:
+                    probability.mul_((shares[rows] / total)[:, None])
+                    probability.scatter_add_(1, y, -shares[rows, None])
             if grad_added is not None:
                 grad_added[some] = probability[cells]
             if grad_hidden is not None:
@@ -56,13 +66,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(probability.t(), x)
 
         ctx.save_for_backward(grad_hidden, grad_weight, grad_added)
-        ctx.mark_non_differentiable(logsumexp, maximum)
-        return (logsumexp - picked).mean(), logsumexp, maximum
+        ctx.mark_non_differentiable(logsumexp, maximum, best)
+        losses = logsumexp - picked
+        return losses.mean() if shares is None else (losses * shares).sum(), logsumexp, maximum, best
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_weight, grad_added = (g if g is None else g * grad_loss for g in ctx.saved_tensors)
-        return grad_hidden, grad_weight, None, None, None, grad_added
+        return grad_hidden, grad_weight, None, None, None, grad_added, None, None
 
 
 def _bounds(rows: torch.Tensor, starts: range) -> list[int]:
@@ -91,7 +102,30 @@ def linear_cross_entropy(
         weight = weight.detach()  # its gradient is computed in the forward pass and would be thrown away
     with torch.autocast(weight.device.type, enabled=False):  # probabilities over N * V cells underflow in half precision
         added = (None, None, None) if additions is None else additions
-        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target, *added)
+        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target, *added, None, 0)[:3]
+
+
+def weighted_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, shares: torch.Tensor, n_best: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of ``-share * log softmax(hidden @ weight.T)[target]``, and the best columns of the same logits.
+
+    Args:
+        hidden (torch.Tensor): [N, d], N may be 0.
+        weight (torch.Tensor): [V, d].
+        target (torch.LongTensor): [N] in 0..V-1.
+        shares (torch.Tensor): [N] what each row's loss is multiplied by; ``1 / N`` makes the mean. They get no gradient.
+        n_best (int): columns with the largest logits that are wanted of every row, at most V.
+
+    Returns:
+        tuple: loss [], LongTensor [N, n_best], best first.
+    """
+    if not torch.is_grad_enabled():
+        weight = weight.detach()
+    with torch.autocast(weight.device.type, enabled=False):
+        hidden, shares = hidden.to(weight.dtype), shares.to(weight.dtype)
+        loss, _, _, best = _LinearCrossEntropy.apply(hidden, weight, target, None, None, None, shares, n_best)
+    return loss, best
 
 
 def sampled_softmax(

@@ -18,19 +18,23 @@ def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
     as much as the products that made the scores.
 
     Args:
-        scores (torch.Tensor): [M, V]; a V that is no multiple of ``GROUP`` is searched in one round.
+        scores (torch.Tensor): [M, V]; the columns beyond the last multiple of ``GROUP`` are all in the second round.
         k (int): columns per row.
 
     Returns:
         torch.LongTensor: [M, k].
     """
     n_groups, rest = divmod(scores.shape[1], GROUP)
-    if rest or k >= n_groups:
+    if k >= n_groups:
         return scores.topk(k).indices
     # group g holds the columns g, g + n_groups, g + 2 n_groups ...
-    groups = scores.unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
+    in_groups = n_groups * GROUP
+    groups = scores[:, :in_groups].unflatten(1, (GROUP, n_groups)).amax(1).topk(k).indices
     members = groups.unsqueeze(1) + n_groups * torch.arange(GROUP, device=scores.device).unsqueeze(1)
     columns = members.flatten(1)
+    if rest:
+        beyond = torch.arange(in_groups, scores.shape[1], device=scores.device)
+        columns = torch.cat([columns, beyond.expand(len(columns), -1)], 1)
     return columns.gather(1, scores.gather(1, columns).topk(k).indices)
 
 
@@ -58,3 +62,17 @@ def top_items(queries: torch.Tensor, table: torch.Tensor, k: int, excluded: torc
             scores.scatter_(1, excluded[start : start + chunk, None], float("-inf"))
         found.append(largest(scores, k))
     return torch.cat(found) if found else queries.new_empty(0, k, dtype=torch.long)
+
+
+def best_without(best: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
+    """All but one column of some best items: without the excluded item of each row, or else without the last.
+
+    Args:
+        best (torch.LongTensor): [M, k + 1] distinct items, best first.
+        excluded (torch.LongTensor): [M].
+
+    Returns:
+        torch.LongTensor: [M, k], best first.
+    """
+    order = (best == excluded.unsqueeze(1)).long().argsort(stable=True)
+    return best.gather(1, order)[:, :-1]

@@ -142,7 +142,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         states = [hidden[layout.last], *(self.ends(*views) if views else ())]
         return self.recommendation_loss(hidden, items, layout, target), states
 
-    def recommendation_loss(self, hidden, items, layout, target):
+    def recommendation_loss(self, hidden, items, layout, target, also_seen=None):
         """Loss of the next items by ``loss_type``: full softmax (CE), one negative each (BCE), sampled softmax (SS).
 
         Args:
@@ -151,6 +151,8 @@ class TransformerRecommender(DiffusionSequentialRecommender):
             items (torch.LongTensor): [N] packed.
             layout (PackedLayout): of the B histories.
             target (torch.LongTensor): [B] what follows the last items.
+            also_seen (torch.LongTensor, optional): [B, n] items that no negative of BCE may be, beside those of the
+                history and the next one; zeros where there are fewer.
 
         Returns:
             torch.Tensor: [] mean.
@@ -168,8 +170,12 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         if loss_type == "SS":
             negatives = self.random_items((self.config["n_negatives"],), items.device)
             return sampled_softmax(hidden, table, next_item, negatives, met)
-        meetings = torch.cat([layout.row, rows]), torch.cat([items, next_item])
-        return binary_cross_entropy(hidden, table, next_item, unseen_items(rows, *meetings, self.n_items), met)
+        meetings = [layout.row, rows], [items, next_item]
+        if also_seen is not None:
+            meetings[0].append(torch.arange(len(also_seen), device=items.device).repeat_interleave(also_seen.shape[1]))
+            meetings[1].append(also_seen.flatten())
+        users, met_items = map(torch.cat, meetings)
+        return binary_cross_entropy(hidden, table, next_item, unseen_items(rows, users, met_items, self.n_items), met)
 
     def contrast(self, a, b, target):
         """NT-Xent of two views of the batch, of all processes' rows, by ``tau``, ``similarity``, ``mask_same_target``.

@@ -224,6 +224,7 @@ class PaddedAlready(PaddedScorer):
 
 EXPORTABLE = {
     "SimDiffRec": PaddedEncoder,
+    "CaDiRec": PaddedEncoder,
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
     "MCLRec": PaddedEncoder,

@@ -9,6 +9,7 @@ from recbole_diffusion.settings.recbole_files import stock_models
 
 EXPORTABLE = (
     "SimDiffRec",
+    "CaDiRec",
     "DiffuRec",
     "DiffuRecSys",
     "CL4SRec",
@@ -20,7 +21,7 @@ EXPORTABLE = (
     "GRU4Rec",
 )
 # Models that compare the rows of a batch, which would all be of one length.
-REFUSE_TRIMMING = ("CL4SRec", "DuoRec", "MCLRec", "ECLSR")
+REFUSE_TRIMMING = ("CaDiRec", "CL4SRec", "DuoRec", "MCLRec", "ECLSR")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.

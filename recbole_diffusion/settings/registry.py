@@ -8,6 +8,7 @@ from recbole_diffusion.errors import UsageError, did_you_mean
 
 MODELS = {
     "SimDiffRec": "recbole_diffusion.model.simdiffrec",
+    "CaDiRec": "recbole_diffusion.model.cadirec",
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
     "DiffSBR": "recbole_diffusion.model.diffsbr",

@@ -107,7 +107,8 @@ def format_result(result: dict[str, Any]) -> str:
         masked = format_value(both[1][metric]) if both[1] else "not available"
         lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
     if result["leaks_test_labels"]:
-        lines.append("These figures LEAK: the model saw the test targets (graph_source: all).")
+        why = "official_negatives" if result["settings"].get("official_negatives") else "graph_source: all"
+        lines.append(f"These figures LEAK: the model saw the test targets ({why}).")
     for what in ("checkpoint", "result_file"):
         if result.get(what):
             lines.append(f"{what.replace('_file', ''):<11}{result[what]}")

@@ -12,7 +12,7 @@ import torch
 
 from recbole_diffusion import run
 from recbole_diffusion.cli import main
-from recbole_diffusion.serving.export import export_onnx, padded_scorer
+from recbole_diffusion.serving.export import EXPORTABLE, export_onnx, padded_scorer
 from recbole_diffusion.serving.recommender import Catalogue, Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, write_sequences
@@ -31,6 +31,8 @@ CASES = {
     "CL4SRec, damaged": ("CL4SRec", {"official_compat": True, "ce_positions": "last", "train_view": "prefix"}),
     "MCLRec": ("MCLRec", {"mask_as": "token"}),
     "DuoRec": ("DuoRec", {"pos_align": "end"}),
+    "CaDiRec": ("CaDiRec", {"k_candidates": 3}),
+    "CaDiRec, ligr, from the start": ("CaDiRec", {"twin": True, "k_candidates": 3, "encoder": "ligr", "pos_align": "start"}),
     "DiffuRec": ("DiffuRec", {}),
     "DiffuRec, positions": ("DiffuRec", {"use_position": True}),
     "DiffuRec, released masks": ("DiffuRec", {"attention_mask": "queries", "use_position": True}),
@@ -177,7 +179,7 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
         paths[model] = run(model, "cycle", config_dict={**settings, **own})["checkpoint"]
     capsys.readouterr()
     output = f"--output={tmp_path}/model.onnx"
-    assert "NARM cannot be exported, SimDiffRec, DiffuRec" in refused(capsys, paths["NARM"], output)
+    assert f"NARM cannot be exported, {', '.join(EXPORTABLE)} can" in refused(capsys, paths["NARM"], output)
     assert "absent.pth' does not exist" in refused(capsys, "absent.pth", output)
     assert "format must be onnx, got 'pmml'" in refused(capsys, paths["SimDiffRec"], output, "--format=pmml")
     assert "required: --output" in refused(capsys, paths["SimDiffRec"])
