@@ -16,6 +16,7 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.recommender import Recommender
+from recbole_diffusion.settings.abilities import REFUSE_TRIMMING
 from recbole_diffusion.testing import make_config, small_settings, write_features, write_sequences
 from recbole_diffusion.testing.settings import choices_of, documented
 from recbole_diffusion.training.networks import build_model
@@ -43,7 +44,8 @@ def sequences():
 def choices(draw, model):
     """A value for every setting of a model that has words, switches or a list of small sizes."""
     chosen = {"MAX_ITEM_LIST_LENGTH": draw(st.sampled_from([1, 2, 7, 20])), "seed": draw(st.integers(0, 5))}
-    chosen["train_batch_size"] = draw(st.sampled_from([1, 3, 64]))
+    least = 2 if model in REFUSE_TRIMMING else 1  # a contrast needs another row
+    chosen["train_batch_size"] = draw(st.sampled_from([least, 3, 64]))
     chosen["eval_batch_size"] = draw(st.sampled_from([1, 3, 64]))
     for key, setting in documented(model)[1].items():
         if key in SIZES:
@@ -55,14 +57,15 @@ def choices(draw, model):
 
 def fitting(chosen):
     """The same without combinations that the models refuse, so that few examples are lost."""
+    if chosen.get("official_compat"):
+        compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
+        chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or "corruption_steps" in chosen:
         chosen["train_view"] = "prefix"
     if chosen.get("schedule") == "linear":  # whose variances are large with few steps
         chosen["diffusion_steps"] = 32
     elif chosen.get("schedule") == "trunc_lin":
         chosen["diffusion_steps"] = max(2, chosen["diffusion_steps"])
-    if chosen.get("official_compat"):
-        chosen.update(confidence_t="train", reverse_steps=1)
     if "sampling_steps" in chosen:
         chosen["sampling_steps"] = min(chosen["sampling_steps"], chosen["diffusion_steps"])
     if "corruption_steps" in chosen:

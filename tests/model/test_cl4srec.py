@@ -6,6 +6,7 @@ import plain_contrastive as plain
 import pytest
 import torch
 import torch.nn.functional as F
+from test_processes import run_in_copies
 from test_simdiffrec import FakeData, batch
 
 from recbole_diffusion import run
@@ -186,6 +187,19 @@ def test_a_stopped_training_goes_on_from_the_damaged_histories(folder):
     assert not torch.equal(fresh.damaged.flat, model.damaged.flat)
     fresh.load_training_state(state)
     assert torch.equal(fresh.damaged.flat, model.damaged.flat)
+
+
+def test_damage_of_all_processes_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_sequences(cycle_sequences(n_users=41), tmp_path, "cycle")
+    given = {**small_settings("CL4SRec"), **LAST, "official_compat": True, "epochs": 2, "train_batch_size": 20}
+    given.update(MAX_ITEM_LIST_LENGTH=10, use_gpu=False, show_progress=False, data_path=folder, topk=[5])
+    results, codes = run_in_copies("CL4SRec", {**given, "valid_metric": "MRR@5"})
+    assert codes == [0, 0] and results[0]["test_result"] == results[1]["test_result"]
+    damaged = load_checkpoint(results[0]["checkpoint"].replace("-best", "-last"))["training"]["model"]["damaged"]
+    alone, _, _ = epochs(folder, 2, official_compat=True, MAX_ITEM_LIST_LENGTH=10, **LAST)
+    masked, expected = ((flat == alone.mask_token).float().mean() for flat in (damaged, alone.damaged.flat))
+    assert masked == pytest.approx(expected, rel=0.25)  # of one process alone it would be half
 
 
 def test_released_loss_is_that_of_the_damaged_rows():
