@@ -3,7 +3,7 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-SimDiffRec is exported as it recommends. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
+SimDiffRec, DreamRec and PreferDiff are exported as they recommend, the latter two with the mean of what they generate. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
 up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
 pass of the approximator.
 """
@@ -98,6 +98,23 @@ class PaddedSimDiffRec(PaddedScorer):
         distance = place[:, None] - place  # at least 0 where a key is seen: padding stands behind the items
         x = PADDED[type(encoder.transformer)](encoder.transformer, x, distance)
         return self.at(x, item_seq_len - 1)
+
+
+class PaddedDreamRec(PaddedSimDiffRec):
+    """DreamRec or PreferDiff: the same encoder and a linear map, the mean of the whole chain."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        with torch.no_grad():
+            zero, eye = torch.zeros(1, model.config["hidden_size"]), torch.eye(model.config["hidden_size"])
+            shift = model.generate(zero)
+            gain = model.generate(eye) - shift
+        self.register_buffer("shift", shift)
+        self.register_buffer("gain", gain)
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        return super().encode(item_seq, item_seq_len) @ self.gain + self.shift
 
 
 def through_sasrec(stack, x, distance):
@@ -208,6 +225,8 @@ EXPORTABLE = {
     "SimDiffRec": PaddedSimDiffRec,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
+    "DreamRec": PaddedDreamRec,
+    "PreferDiff": PaddedDreamRec,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

@@ -7,7 +7,7 @@ from recbole_diffusion.settings.presets import preset_files
 from recbole_diffusion.settings.properties import property_names
 from recbole_diffusion.settings.recbole_files import stock_models
 
-EXPORTABLE = ("SimDiffRec", "DiffuRec", "DiffuRecSys", "SASRec", "GRU4Rec")
+EXPORTABLE = ("SimDiffRec", "DiffuRec", "DiffuRecSys", "DreamRec", "PreferDiff", "SASRec", "GRU4Rec")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.

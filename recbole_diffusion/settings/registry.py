@@ -11,6 +11,8 @@ MODELS = {
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
     "DiffSBR": "recbole_diffusion.model.diffsbr",
+    "DreamRec": "recbole_diffusion.model.dreamrec",
+    "PreferDiff": "recbole_diffusion.model.dreamrec",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
