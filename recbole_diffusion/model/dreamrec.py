@@ -33,7 +33,8 @@ from recbole_diffusion.model.transformer_recommender import TransformerRecommend
 from recbole_diffusion.processes import rows_of_all
 
 START, REVERSE = range(2)  # kinds of noise drawn for a history at evaluation
-CROWDED = 0.5  # mean cosine of two items from which on they count as collapsed
+# Items count as collapsed when they are narrower than this part of their start, or their mean cosine is larger.
+SHRUNK, CROWDED = 0.75, 0.5
 
 
 def dreamrec_schedule(config):
@@ -210,7 +211,7 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
 
     def epoch_warning(self, report):
         start, cosine = self.config["initializer_range"], report["item cosine"]
-        if report["item std"] > start / 2 and cosine < CROWDED:
+        if report["item std"] > SHRUNK * start and cosine < CROWDED:
             return None
         return (
             f"the item vectors collapse: standard deviation {report['item std']:.2g} from {start:g} at the start, mean "

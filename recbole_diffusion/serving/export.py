@@ -3,9 +3,10 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-SimDiffRec, DreamRec and PreferDiff are exported as they recommend, the latter two with the mean of what they generate. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
-up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
-pass of the approximator.
+SimDiffRec is exported as it recommends, DreamRec and PreferDiff with the mean of what they generate, which is how they
+recommend by default. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look up by history;
+exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward pass of the
+approximator.
 """
 
 import io

@@ -11,8 +11,8 @@ from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 SMALL = {"hidden_size": 8, "inner_size": 8, "diffusion_steps": 20, "epochs": 4, "topk": [1, 5], "valid_metric": "MRR@5"}
 SMALL.update(use_gpu=False, train_batch_size=16)
-# The squared error alone, and histories that say next to nothing.
-COLLAPSING = {"ce_weight": 0.0, "learning_rate": 0.03, "epochs": 30, "initializer_range": 1.0, "drop_guide_prob": 0.9}
+# The squared error alone, which is smaller where all vectors are.
+COLLAPSING = {"ce_weight": 0.0, "learning_rate": 0.03, "epochs": 12, "initializer_range": 1.0}
 
 
 @pytest.fixture
