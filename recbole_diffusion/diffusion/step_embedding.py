@@ -38,6 +38,8 @@ class SineEmbedding(nn.Module):
         hidden_size (int): width d, even.
     """
 
+    waves: torch.Tensor
+
     def __init__(self, steps: int, hidden_size: int) -> None:
         super().__init__()
         half = hidden_size // 2
