@@ -190,8 +190,8 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
 
     @contextmanager
     def _released_dropout(self):
-        """Inside, dropout is on at evaluation too (``official_eval_dropout``), from a stream of its own."""
-        if self.training or not self.config["official_eval_dropout"]:
+        """Inside, dropout is on at evaluation too (``official_train_mode``), from a stream of its own."""
+        if self.training or not self.config["official_train_mode"]:
             yield
             return
         device = self.item_embedding.weight.device

@@ -176,7 +176,7 @@ def test_the_sampler_is_made_once_per_evaluation_and_again_for_other_weights(mon
 
 @torch.no_grad()
 def test_official_dropout_at_evaluation_is_random_by_batch_and_leaves_everything_as_it_was():
-    usual, released = (build(hidden_dropout_prob=0.5, official_eval_dropout=switch) for switch in (False, True))
+    usual, released = (build(hidden_dropout_prob=0.5, official_train_mode=switch) for switch in (False, True))
     state = torch.get_rng_state()
     vectors = released.encode(ITEMS, LENGTHS)
     assert not torch.allclose(vectors, usual.encode(ITEMS, LENGTHS)) and torch.equal(state, torch.get_rng_state())
