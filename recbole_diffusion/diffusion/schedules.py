@@ -59,6 +59,37 @@ def named_betas(name: str, steps: int, start: float = 1e-4, end: float = 0.02) -
     raise ValueError(f"schedule must be linear, trunc_lin, cosine or sqrt, got '{name}'")
 
 
+def dreamrec_betas(name: str, steps: int, start: float = 1e-4, end: float = 0.02) -> torch.Tensor:
+    """The schedules of DreamRec, which do not follow DDPM's customs.
+
+    Args:
+        name (str): ``linear`` from ``start`` to ``end`` whatever T is; ``exp``, steps of a process in
+            continuous time whose rate rises linearly from 0.1 to 10; ``cosine``, clipped to [1e-4, 0.9999]; ``sqrt``, as in :func:`named_betas`.
+        steps (int): T.
+        start, end (float): ends of ``linear``; the others do not read them.
+
+    Returns:
+        torch.Tensor: [steps] float64, each in (0, 1).
+
+    Raises:
+        ValueError: for an unknown name, ``steps`` < 1, or betas outside (0, 1).
+    """
+    if name == "linear":
+        return linear_betas(steps, start, end)
+    if name == "sqrt":
+        return named_betas("sqrt", steps)
+    if steps < 1:
+        raise ValueError(f"a schedule needs at least one step, got {steps}")
+    if name == "exp":
+        u = torch.linspace(1, 2 * steps + 1, steps, dtype=torch.float64)
+        return 1 - (-0.1 / steps - 4.95 * u / steps**2).exp()
+    if name == "cosine":
+        u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        bars = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        return (1 - bars[1:] / bars[:-1]).clamp(1e-4, 0.9999)
+    raise ValueError(f"schedule must be linear, exp, cosine or sqrt, got '{name}'")
+
+
 def betas_of_alpha_bar(steps: int, alpha_bar: Callable[[float], float]) -> torch.Tensor:
     """Betas whose cumulative product follows a function of time. alpha_bar: maps u in [0, 1] to (0, 1]."""
     if steps < 1:

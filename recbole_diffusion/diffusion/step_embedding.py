@@ -28,3 +28,28 @@ class StepEmbedding(nn.Module):
     def forward(self) -> torch.Tensor:
         """Returns [T, d]."""
         return self.network(self.waves)
+
+
+class SineEmbedding(nn.Module):
+    """tau(t) of DreamRec: sines and cosines of the time step as it is, whatever T, through a small network.
+
+    Args:
+        steps (int): T.
+        hidden_size (int): width d, even.
+    """
+
+    waves: torch.Tensor
+
+    def __init__(self, steps: int, hidden_size: int) -> None:
+        super().__init__()
+        half = hidden_size // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float64) / max(half - 1, 1))
+        angle = torch.arange(steps)[:, None] * frequency
+        self.register_buffer("waves", torch.cat([angle.sin(), angle.cos()], 1).float(), persistent=False)
+        self.network = nn.Sequential(
+            nn.Linear(hidden_size, 2 * hidden_size), nn.GELU(), nn.Linear(2 * hidden_size, hidden_size)
+        )
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """t: [...] time steps -> [..., d]."""
+        return self.network(self.waves[t])

@@ -134,6 +134,14 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def load_training_state(self, state):
         """Go on from what :meth:`training_state` returned; its tensors are on the model's device."""
 
+    def epoch_report(self):
+        """What the line of an epoch says beside the losses: a dict of name -> number, of the weights as they are."""
+        return {}
+
+    def epoch_warning(self, report):
+        """What is worth one warning in a training, in one line, or None. report: what :meth:`epoch_report` returned."""
+        return None
+
     def predict(self, interaction):
         """Score of one item per history: [B]."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])

@@ -3,9 +3,10 @@
 The packed layers make tensors whose shapes depend on the data, which does not export. Here the same weights work on
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
-Models whose user vector is a function of the history are exported as they recommend. DiffuRec and DiffuRecSys start from noise, which an exported graph cannot look
-up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its mean, a single forward
-pass of the approximator.
+Models whose user vector is a function of the history are exported as they recommend, DreamRec and PreferDiff with the
+mean of what they generate, which is how they recommend by default. DiffuRec and DiffuRecSys start from noise, which an
+exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its
+mean, a single forward pass of the approximator.
 """
 
 import io
@@ -103,6 +104,23 @@ class PaddedEncoder(PaddedScorer):
         distance = place[:, None] - place  # at least 0 where a key is seen: padding stands behind the items
         x = PADDED[type(encoder.transformer)](encoder.transformer, x, distance)
         return self.at(x, item_seq_len - 1)
+
+
+class PaddedDreamRec(PaddedSimDiffRec):
+    """DreamRec or PreferDiff: the same encoder and a linear map, the mean of the whole chain."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        with torch.no_grad():
+            zero, eye = torch.zeros(1, model.config["hidden_size"]), torch.eye(model.config["hidden_size"])
+            shift = model.generate(zero)
+            gain = model.generate(eye) - shift
+        self.register_buffer("shift", shift)
+        self.register_buffer("gain", gain)
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        return super().encode(item_seq, item_seq_len) @ self.gain + self.shift
 
 
 def through_sasrec(stack, x, distance):
@@ -232,6 +250,8 @@ EXPORTABLE = {
     "DiffuRecSys": PaddedDiffuRec,
     "STOSA": PaddedSTOSA,
     "ECLSR": PaddedEncoder,
+    "DreamRec": PaddedDreamRec,
+    "PreferDiff": PaddedDreamRec,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

@@ -16,6 +16,8 @@ EXPORTABLE = (
     "DuoRec",
     "MCLRec",
     "STOSA",
+    "DreamRec",
+    "PreferDiff",
     "ECLSR",
     "SASRec",
     "GRU4Rec",

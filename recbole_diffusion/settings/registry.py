@@ -17,6 +17,8 @@ MODELS = {
     "MCLRec": "recbole_diffusion.model.mclrec",
     "STOSA": "recbole_diffusion.model.stosa",
     "ECLSR": "recbole_diffusion.model.eclsr",
+    "DreamRec": "recbole_diffusion.model.dreamrec",
+    "PreferDiff": "recbole_diffusion.model.dreamrec",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

@@ -96,7 +96,7 @@ def watched(loader, description, shown):
         vars(loader).pop("watch", None)
 
 
-def describe_epoch(epoch, epochs, seconds, losses, steps, validation=None, is_best=False):
+def describe_epoch(epoch, epochs, seconds, losses, steps, validation=None, is_best=False, report=None):
     """An epoch in one line.
 
     Args:
@@ -107,12 +107,14 @@ def describe_epoch(epoch, epochs, seconds, losses, steps, validation=None, is_be
         steps (int): number of batches.
         validation (tuple[str, float], optional): metric and its value.
         is_best (bool): whether it is the best so far, which gets a mark.
+        report (dict[str, float], optional): what the model says of itself.
 
     Returns:
         str: such as ``0 of 300   3.9 s   recommendation 5.4136   diffusion 0.5840   MRR@10 0.0115 *``.
     """
     parts = [f"{epoch:>{len(str(epochs))}} of {epochs}", f"{seconds:6.1f} s"]
     parts += [f"{name} {loss / max(steps, 1):.4f}" for name, loss in losses.items()]
+    parts += [f"{name} {value:.4f}" for name, value in (report or {}).items()]
     if validation:
         parts.append(f"{validation[0]} {validation[1]:.4f}{' *' if is_best else ''}")
     return "   ".join(parts)

@@ -25,6 +25,8 @@ AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class EpochsMixin(SafeCheckpointMixin):
     """The loop over epochs, validation and reports, around checkpoints."""
 
+    warned = False  # whether the model has warned in this run
+
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``, which also writes ``last`` after every epoch. See there for arguments and result."""
         self._meet_data(train_data, valid_data)
@@ -38,6 +40,7 @@ class EpochsMixin(SafeCheckpointMixin):
                 break
             began = time.perf_counter()
             self._train_and_report(train_data, epoch, verbose, show_progress)
+            self._ask_model(epoch)
             self.history.setdefault("steps", []).append(len(train_data))
             score, is_best = None, True
             if self.eval_step > 0 and valid_data:
@@ -120,11 +123,23 @@ class EpochsMixin(SafeCheckpointMixin):
 
     # Reports
 
+    def _ask_model(self, epoch):
+        """Keep what the model reports of itself after an epoch, and pass its first warning on."""
+        report = getattr(self.model, "epoch_report", dict)()
+        for name, value in report.items():
+            self.history.setdefault("report", {}).setdefault(name, []).append(value)
+            self.tensorboard.add_scalar(f"Report/{name}", value, epoch)
+        warning = self.model.epoch_warning(report) if report and not self.warned else None
+        if warning:
+            self.warned = True
+            self.logger.warning(f"epoch {epoch}: {warning}")
+
     def _say_epoch(self, epoch, seconds, steps, score, is_best):
         """The line of an epoch at the console."""
         losses = {name: values[-1] for name, values in self.history["loss"].items()}
         validation = None if score is None else (self.config["valid_metric"], score)
-        text = console.describe_epoch(epoch, self.epochs, seconds, losses, steps, validation, is_best)
+        report = {name: values[-1] for name, values in self.history.get("report", {}).items()}
+        text = console.describe_epoch(epoch, self.epochs, seconds, losses, steps, validation, is_best, report)
         console.say("epoch", text)
         if self.stopped:
             console.say("stopped", f"{self.stopping_step + 1} validations without a better {self.config['valid_metric']}")

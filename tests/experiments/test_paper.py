@@ -109,17 +109,17 @@ def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, t
     data = tmp_path / "data"
     (data / "beauty").mkdir(parents=True)
     (data / "beauty" / "beauty.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
-    words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRec,DreamRec,SimDiffRec", "--seeds=1"]
+    words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRec,DiffuASR,SimDiffRec", "--seeds=1"]
     assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
     assert [(model, s["train_batch_size"]) for model, _, s in runner.calls if model == "SASRec"] == [("SASRec", 256)]
     assert [used(s, "alpha", "beta") for model, _, s in runner.calls if model == "SimDiffRec"] == [(0.4, 0.4)]
     page = Path("out/beauty.md").read_text(encoding="utf-8")
-    assert "| DreamRec (no such model yet) |" in page and "- DreamRec: no such model yet" in page
+    assert "| DiffuASR (no such model yet) |" in page and "- DiffuASR: no such model yet" in page
     assert "| HR@5 ours | HR@5 paper |" in page and "| SASRec | 0.1000 | 0.0303 |" in page
-    assert "| DreamRec | – | 0.0477 |" in page
-    assert "--paper=simdiffrec.table2 --only=SASRec,DreamRec,SimDiffRec --datasets=beauty --seeds=1" in page
+    assert "| DiffuASR | – | 0.0445 |" in page
+    assert "--paper=simdiffrec.table2 --only=SASRec,DiffuASR,SimDiffRec --datasets=beauty --seeds=1" in page
     html = Path("out/report.html").read_text(encoding="utf-8")
-    assert "SimDiffRec, Table 2" in html and "0.0477" in html
+    assert "SimDiffRec, Table 2" in html and "0.0445" in html
 
 
 def test_a_rows_file_adds_settings_to_the_rows_of_a_paper(runner, tmp_path):

@@ -50,6 +50,10 @@ CASES = {
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
+    "DreamRec": ("DreamRec", {"n_heads": 2}),
+    "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
+    "DreamRec, twin, from the start": ("DreamRec", {"twin": True, "pos_align": "start"}),
+    "PreferDiff": ("PreferDiff", {}),
     "SASRec": ("SASRec", {"loss_type": "CE"}),
     "GRU4Rec": ("GRU4Rec", {"loss_type": "CE", "embedding_size": 12, "num_layers": 2}),
     "DiffuRecSys, released masks, linear": ("DiffuRecSys", {"attention_mask": "queries", "cross_attention": "linear"}),
@@ -80,7 +84,7 @@ def inputs(sequences=SEQUENCES):
 @torch.no_grad()
 def packed_scores(network):
     """Scores [B, V - 1] of the packed model without noise: x = 0 and lambda at its mean."""
-    if hasattr(network, "noise"):
+    if getattr(network, "noise", None) is not None:
         network.noise.table.zero_()
     item_seq, lengths = inputs()
     return network.full_sort_predict({network.ITEM_SEQ: item_seq, network.ITEM_SEQ_LEN: lengths})[:, 1:]
@@ -103,6 +107,7 @@ def test_the_padded_form_equals_the_packed_model(case):
         "SimDiffRec, hstu",
         "DiffuRec",
         "STOSA",
+        "DreamRec",
         "SASRec",
         "GRU4Rec",
         pytest.param("DiffuRecSys", marks=pytest.mark.slow),

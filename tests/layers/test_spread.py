@@ -1,0 +1,25 @@
+"""How far items are apart."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_diffusion.layers.spread import spread_of
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    torch.manual_seed(0)
+    vectors = torch.randn(30, 5) + 1
+    cosines = F.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    pairs = cosines[~torch.eye(30, dtype=torch.bool)]
+    deviation, cosine = spread_of(vectors)
+    assert cosine == pytest.approx(float(pairs.mean()), abs=1e-6) and cosine > 0.2
+    assert deviation == pytest.approx(float(vectors.numpy().std()), abs=1e-6)
+
+
+def test_ends_of_the_scale_and_the_random_state():
+    state = torch.get_rng_state()
+    assert spread_of(torch.ones(4, 3)) == pytest.approx((0.0, 1.0))
+    assert spread_of(torch.eye(4)[:, :4])[1] == pytest.approx(0.0)
+    assert spread_of(torch.ones(1, 3))[1] == 0.0
+    assert torch.equal(state, torch.get_rng_state())
