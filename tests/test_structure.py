@@ -26,7 +26,7 @@ SHELVES = [
     {"model", "prepare"},
     {"training"},
     {"quick_start"},
-    {"reports", "serving", "doctor"},
+    {"reports", "serving", "augment", "doctor"},
     {"experiments", "testing"},
     {"api", "commands"},
     {"old_recommend", "cli"},
