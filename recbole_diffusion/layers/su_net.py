@@ -43,7 +43,7 @@ class Condition(nn.Module):
 
     def forward(self, t: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         """t: [B]; vector: [B, d] -> [B, 32]."""
-        return self.of_step(step_waves(t)) + self.of_vector(vector)
+        return self.of_step(step_waves(t).to(vector.dtype)) + self.of_vector(vector)
 
 
 class ResidualBlock(nn.Module):
