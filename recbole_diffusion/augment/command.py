@@ -25,8 +25,10 @@ from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare.result_cache import Cache
 from recbole_diffusion.quick_start import load_data_and_model
+from recbole_diffusion.training.surroundings import left_as_found
 
 
+@left_as_found()
 def augment(name, settings=None, output=None, cache=None, device=None, force=False, show_progress=True, say=print):
     """Train the generator of a data set on its training part and write pseudo items for its users.
 

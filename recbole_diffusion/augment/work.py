@@ -12,6 +12,7 @@ from recbole_diffusion.augment.histories import Histories
 from recbole_diffusion.errors import UsageError
 
 DRAWS = 8  # of time steps and noise for every held-out user
+MOST_HELD_OUT = 512  # more would make a look longer and the loss no surer
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def make_pairs(histories, length, fewest):
 def split_pairs(pairs, share, seed):
     """Rows to learn from and held-out rows, both at least one: LongTensors."""
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    count = min(max(1, round(share * len(pairs))), len(pairs) - 1)
+    count = min(max(1, round(share * len(pairs))), len(pairs) - 1, MOST_HELD_OUT)
     return order[count:], order[:count]
 
 

@@ -183,6 +183,19 @@ def test_a_generator_that_has_learned_knows_the_group_of_a_user(tmp_path):
     assert report["cosine"] > report["cosine_of_chance"]
 
 
+def test_random_generators_are_left_alone(folder, tmp_path):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    make(folder, tmp_path / "a.npz")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_few_users_are_held_out_of_many_and_none_twice():
+    for n_users, count in ((10, 1), (100, 5), (100_000, 512)):
+        rows, held_out = work.split_pairs(range(n_users), 0.05, 0)
+        assert len(held_out) == count and len(torch.cat([rows, held_out]).unique()) == n_users
+
+
 def test_share_found():
     assert share_found(torch.tensor([[1, 2], [3, 3]]), torch.tensor([[2, 9], [4, 5]])) == 0.25
 

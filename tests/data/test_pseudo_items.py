@@ -162,6 +162,11 @@ def test_ready_made_splits_are_refused(tmp_path):
     assert main(["augment", "cycle", f"--data_path={tmp_path}", "--benchmark_filename=[fit,valid,test]"]) == 2
 
 
+def test_models_with_data_of_their_own_are_refused(folder):
+    with pytest.raises(UsageError, match="KSR has data of its own: remove it"):
+        create_dataset(make_config("KSR", folder, augmented="auto"))
+
+
 # Runs
 
 
