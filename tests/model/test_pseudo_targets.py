@@ -11,6 +11,7 @@ from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.repetition import Additions
+from recbole_diffusion.model import transformer_recommender
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
 from recbole_diffusion.settings.registry import get_model
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
@@ -45,12 +46,12 @@ SASREC = {"alpha": 0, "beta": 0, "repetition": "learned", "pos_align": "start"}
 
 @pytest.mark.parametrize("view", ["sequence", "prefix"])
 @pytest.mark.parametrize("loss_type", ["CE", "SS", "BCE"])
-def test_the_loss_is_the_mean_over_real_targets(folder, view, loss_type):
+def test_the_loss_is_the_mean_over_real_targets(folder, view, loss_type, monkeypatch):
     network, batch = network_and_batch("SimDiffRec", folder, train_view=view, loss_type=loss_type, n_negatives=500, **SASREC)
     torch.nn.init.normal_(network.item_embedding.weight)
     network.repetition.amount.data.normal_()
     network.random_items = lambda shape, device: torch.arange(*shape, device=device) % (network.n_items - 1) + 1
-    network.unseen_items = lambda rows, seen: torch.ones_like(rows)
+    monkeypatch.setattr(transformer_recommender, "unseen_items", lambda rows, *seen: torch.ones_like(rows))
     found = recommendation(network, batch)
     expected, terms = 0, 0
     for row in range(len(batch)):  # a history at a time, and a target at a time
@@ -93,6 +94,8 @@ def test_every_model_leaves_them_out_or_refuses(folder, model):
         return
     assert all(torch.isfinite(loss) for loss in losses)
     assert named or not network._one_per_user
+    weights = network.loss_weights(batch)
+    assert not named or weights.get("recommendation", weights[None]) == network.taught_tokens(batch)
 
 
 def test_a_model_that_would_learn_to_predict_them_is_refused(folder):
