@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # properties/ and dataset/toy stand at the top of the checkout and travel in wheels within recbole_diffusion/.
-PROPERTIES = [f"properties{name}" for name in ("", ".model", ".dataset", ".preset", ".hyper", ".paper", ".recipe")]
+PROPERTIES = [f"properties{name}" for name in ("", ".model", ".dataset", ".preset", ".hyper", ".paper", ".recipe", ".augment")]
 BROUGHT = {f"recbole_diffusion.{name}": name.replace(".", "/") for name in (*PROPERTIES, "dataset.toy")}
 
 setup(

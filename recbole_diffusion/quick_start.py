@@ -83,13 +83,15 @@ def run(
         tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
+    augmented = getattr(loaders[0]._dataset, "augmented", None)
     result = {
         "model": config["model"],
         "dataset": config["dataset"],
         "dataset_counts": counts,
         "split": describe_split(config),
         "mask_history": config["mask_history"],
-        "leaks_test_labels": getattr(trainer.model, "leaks", False),
+        "leaks_test_labels": getattr(trainer.model, "leaks", False) or bool(augmented and augmented["leaks"]),
+        "augmented": augmented,
         "seed": config["seed"],
         "best_valid_score": float(best_score) if best_result else None,
         "valid_score_bigger": config["valid_metric_bigger"],

@@ -26,7 +26,7 @@ SHELVES = [
     {"model", "prepare"},
     {"training"},
     {"quick_start"},
-    {"reports", "serving", "doctor"},
+    {"reports", "serving", "augment", "doctor"},
     {"experiments", "testing"},
     {"api", "commands"},
     {"old_recommend", "cli"},
@@ -135,7 +135,7 @@ def test_what_travels_in_a_wheel(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     package = "recbole_diffusion"
     assert {f"{package}/properties/model/SimDiffRec.yaml", f"{package}/py.typed"} <= names
-    assert f"{package}/properties/paper/simdiffrec.table2.yaml" in names
+    assert {f"{package}/properties/{name}.yaml" for name in ("paper/simdiffrec.table2", "augment/DiffuASR")} <= names
     assert {name for name in names if "/dataset/" in name and name.startswith(package) and "toy" in name} == {
         f"{package}/dataset/toy/toy.inter", f"{package}/dataset/toy/toy.item", f"{package}/properties/dataset/toy.yaml",
         f"{package}/properties/dataset/toys.yaml",

@@ -24,6 +24,7 @@ USAGE = """usage: recbole-diffusion [run | train] --model=NAME --dataset=NAME [-
        recbole-diffusion prepare NAME --source=FILE [--user=COLUMN ...] | --download
        recbole-diffusion check-data NAME [--KEY=VALUE ...]
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
+       recbole-diffusion augment NAME --checkpoint=CHECKPOINT [--KEY=VALUE ...]
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
        recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
        recbole-diffusion list models | datasets | presets | papers

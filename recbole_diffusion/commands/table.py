@@ -35,6 +35,7 @@ COMMANDS = {
     "prepare": Command("prepare.command", "prepare.command:add_arguments"),
     "check-data": Command("prepare.check", "prepare.check:add_arguments", takes_settings=True),
     "features": Command("prepare.extract", "prepare.arguments:add_features"),
+    "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend"),
     "export": Command("serving.export", "serving.arguments:add_export"),
     "list": Command("commands.listing", "commands.listing:add_arguments"),

@@ -23,6 +23,8 @@ def create_dataset(config):
             f"pandas {pandas.__version__} leaves missing values in RecBole's data without a word: pip install 'pandas<3'"
         )
     stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
+    if config["augmented"] and stock is not SequentialDataset:
+        raise UsageError(f"augmented is for models that read histories alone, {config['model']} has data of its own: remove it")
     try:
         # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
         dataset = dataset_class(stock)(config)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.data.pseudo_items import augmented_file
+
 ABSENT = object()
 
 
@@ -77,6 +79,9 @@ def same(config, key, value):
 def file_states(config):
     """Path, size and time of change of all files of the data set, as a tuple that can be compared."""
     files = sorted(path for path in Path(config["data_path"]).glob("*") if path.is_file())
+    augmented = augmented_file(config)
+    if augmented and augmented.is_file():
+        files.append(augmented)
     return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 

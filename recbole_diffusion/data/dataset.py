@@ -18,6 +18,7 @@ from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.data.filters import ExactFilters
+from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
@@ -219,6 +220,8 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
                 datasets[0] = train.copy(train.prefix_examples())
         elif self.config["train_view"] == "sequence":
             datasets[0] = train.copy(train.longest_examples())
+        if self.config["augmented"]:
+            datasets = augmented_parts(datasets)
         if self.config["graph_source"] == "all" or self.config["official_negatives"]:
             datasets[0].evaluation_parts = [part for part in datasets[1:] if len(part)]
         sizes = [len(part) for part in datasets]
@@ -272,7 +275,9 @@ class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDat
             whole, and user numbers [S], all LongTensors.
         """
         examples = self.longest_examples()
-        start = examples[USER_START if whole else HISTORY_START]
+        start = examples[USER_START]
+        if not whole:  # what was generated stands before it
+            start = torch.maximum(start, examples[HISTORY_START])
         length = examples[TARGET] - start + 1
         session, place = numbered_in_groups(length)
         cells = (start[session] + place).clamp(max=len(self.flat[self.iid_field]) - 1)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 # Columns of an example besides RecBole's: flat index where its history starts, where its user starts, and of the target.
 HISTORY_START, USER_START, TARGET = "_history_start", "_user_start", "_target"
+PSEUDO_LENGTH = "pseudo_length"  # how many items of its history, the first ones, were generated
 
 
 def numbered_in_groups(sizes):

@@ -9,12 +9,13 @@ from pathlib import Path
 import recbole
 
 import recbole_diffusion
+from recbole_diffusion.data.pseudo_items import augmented_file
 from recbole_diffusion.settings.free import PLACES
 
 DIGITS = 10
 PACKAGE = Path(recbole_diffusion.__file__).parent
 CANNOT_CHANGE_A_NUMBER = (
-    "experiments", "reports", "serving", "prepare", "testing", "cli.py", "doctor.py", "recommend.py",
+    "augment", "experiments", "reports", "serving", "prepare", "testing", "cli.py", "doctor.py", "recommend.py",
 )  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def data_files(config):
     candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
     if config["item_features"] == "auto":
         candidates.append(folder / f"{name}.features.npz")
+    if config["augmented"]:
+        candidates.append(augmented_file(config))
     words = [value for key, value in config.plain().items() if isinstance(value, str) and value and key not in PLACES]
     candidates += [place / word for word in words for place in (folder, Path())]
     return {path.name: path for path in candidates if is_file(path)}

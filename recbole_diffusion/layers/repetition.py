@@ -30,6 +30,13 @@ class Additions(NamedTuple):
         """The same for a matrix without its columns before ``first``, which no addition may be for."""
         return self._replace(columns=self.columns - first)
 
+    def of_rows(self, rows: torch.Tensor, n_rows: int) -> Additions:
+        """The same for a matrix of some of the ``n_rows`` rows, in ascending order: rows [n]."""
+        number = torch.full((n_rows,), -1, device=rows.device)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        kept = number[self.rows] >= 0
+        return Additions(number[self.rows[kept]], self.columns[kept], self.values[kept])
+
     def to(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores ``[R, C]`` with the additions; a new tensor."""
         return scores.index_put((self.rows, self.columns), self.values.to(scores.dtype), accumulate=True)

@@ -5,6 +5,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
+from recbole_diffusion.data.examples import PSEUDO_LENGTH
 from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
@@ -45,9 +46,12 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     # POINTWISE lets a model name its losses freely: for RecBole only CE and BPR exist.
     input_type = InputType.POINTWISE
     learns_repetition = False
+    _pseudo_length = None  # [B] how many items of each history of the batch are pseudo items, or None
+    _asked_for_taught = False
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self._one_per_user = config["train_view"] == "sequence"
         learned = config["repetition"] == "learned"
         self.repetition = Repetition(config["repetition_amounts"], self.max_seq_length) if learned else None
 
@@ -99,6 +103,26 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """What :meth:`loss_parts` gets of a batch; a model that wants more extends it."""
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID]
 
+    def taught(self, layout):
+        """Tokens whose next item is a target, for losses at every token.
+
+        Args:
+            layout (PackedLayout): of the histories of the batch.
+
+        Returns:
+            torch.LongTensor | None: [n], ascending. A pseudo item is never a target, nor is the first item after them:
+            tokens that are pseudo items (the setting ``augmented``) are left out. None: all of them.
+        """
+        self._asked_for_taught = True
+        if self._pseudo_length is None:
+            return None
+        return (layout.position >= self._pseudo_length[layout.row]).nonzero().squeeze(1)
+
+    def taught_tokens(self, interaction):
+        """How many tokens of a batch :meth:`taught` names (int)."""
+        pseudo = interaction[PSEUDO_LENGTH].sum() if PSEUDO_LENGTH in interaction else 0
+        return int(interaction[self.ITEM_SEQ_LEN].sum() - pseudo)
+
     def training_steps(self):
         """Steps of the optimizer for every batch, where one with the sum of all parts for all parameters is not enough.
 
@@ -114,8 +138,18 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         Args:
             interaction (Interaction): a batch.
             loss_parts (callable, optional): another function in place of :meth:`loss_parts`.
+
+        Raises:
+            UsageError: for a model with a loss at every item of the only example of a user, pseudo items among them.
         """
+        self._pseudo_length = interaction[PSEUDO_LENGTH] if PSEUDO_LENGTH in interaction else None
+        self._asked_for_taught = self._pseudo_length is None
         parts = (loss_parts or self.loss_parts)(*self.loss_inputs(interaction))
+        self._pseudo_length = None
+        if self._one_per_user and not self._asked_for_taught and loss_parts is None:
+            raise UsageError(
+                f"{type(self).__name__} would learn to predict pseudo items in the sequence view: set train_view: prefix"
+            )
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 

@@ -72,7 +72,7 @@ class SimDiffRec(TransformerRecommender):
     def loss_weights(self, interaction):
         rows, tokens = len(interaction), int(interaction[self.ITEM_SEQ_LEN].sum())
         return {
-            "recommendation": rows if self.config["ce_positions"] == "last" else tokens,
+            "recommendation": rows if self.config["ce_positions"] == "last" else self.taught_tokens(interaction),
             "diffusion": rows if self.config["official_compat"] else tokens,  # with padding, all rows are of one length
             "contrast": rows,
         }

@@ -89,7 +89,7 @@ class STOSA(DiffusionSequentialRecommender):
     # Training
 
     def loss_weights(self, interaction):
-        return {None: int(interaction[self.ITEM_SEQ_LEN].sum())}
+        return {None: self.taught_tokens(interaction)}
 
     def loss_parts(self, item_seq, item_seq_len, target):
         layout = PackedLayout(item_seq_len)
@@ -98,12 +98,16 @@ class STOSA(DiffusionSequentialRecommender):
         next_item = items.roll(-1)
         next_item[layout.last] = target
         met = self.repetition and self.repetition.at_every_token(items, layout)
+        owners, seen_by, seen = layout.row, torch.cat([layout.row, layout.row]), torch.cat([items, next_item])
+        taught = self.taught(layout)
+        if taught is not None:
+            users, next_item, owners = users[taught], next_item[taught], owners[taught]
+            met = met and met.of_rows(taught, layout.n_tokens)
         if self.config["loss_type"] == "CE":
             keys = self.item_vectors()[1:]
             loss = linear_cross_entropy(as_query(users), keys, next_item - 1, met and met.from_column(1))[0]
             return {"recommendation": loss}
-        seen_by, seen = torch.cat([layout.row, layout.row]), torch.cat([items, next_item])
-        negative = unseen_items(layout.row, seen_by, seen, self.n_items)
+        negative = unseen_items(owners, seen_by, seen, self.n_items)
         return self._compare(users, next_item, negative, met)
 
     def _compare(self, users, positive, negative, met):

@@ -65,7 +65,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
             raise UsageError("ce_positions: last would train on one item per user: set train_view: prefix")
 
     def loss_weights(self, interaction):
-        rows, tokens = len(interaction), int(interaction[self.ITEM_SEQ_LEN].sum())
+        rows, tokens = len(interaction), self.taught_tokens(interaction)
         return {"recommendation": rows if self.config["ce_positions"] == "last" else tokens, None: rows}
 
     def places(self, interaction):
@@ -164,6 +164,10 @@ class TransformerRecommender(DiffusionSequentialRecommender):
             rows, next_item = rows[layout.last], target
         if self.repetition:
             met = (self.repetition.at_end if at_last else self.repetition.at_every_token)(items, layout)
+        taught = None if at_last else self.taught(layout)
+        if taught is not None:
+            hidden, rows, next_item = hidden[taught], rows[taught], next_item[taught]
+            met = met and met.of_rows(taught, layout.n_tokens)
         table, loss_type = self.item_embedding.weight, self.config["loss_type"]
         if loss_type == "CE":
             return linear_cross_entropy(hidden, table[1:], next_item - 1, met and met.from_column(1))[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from recbole_diffusion.data.dataset import TARGET, USER_START
+from recbole_diffusion.data.examples import TARGET, USER_START
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import load_data_and_model
 from recbole_diffusion.reports.significance import user_values

@@ -106,7 +106,13 @@ def format_result(result: dict[str, Any]) -> str:
     for metric, value in both[0].items():
         masked = format_value(both[1][metric]) if both[1] else "not available"
         lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
-    if result["leaks_test_labels"]:
+    augmented = result.get("augmented")
+    if augmented:
+        made_of = f"{augmented['pseudo_length']} before the history of {augmented['users']:,} users"
+        lines.append(f"pseudo items: {made_of}, {augmented['file']} ({augmented['fingerprint']})")
+    if augmented and augmented["leaks"]:
+        lines.append("These figures LEAK: the pseudo items were made from validation items (guide_from: train_valid).")
+    elif result["leaks_test_labels"]:
         why = "official_negatives" if result["settings"].get("official_negatives") else "graph_source: all"
         lines.append(f"These figures LEAK: the model saw the test targets ({why}).")
     for what in ("checkpoint", "result_file"):

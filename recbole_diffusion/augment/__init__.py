@@ -1,0 +1,1 @@
+"""Data sets with generated items: the generator, its training and what it writes."""

@@ -1,0 +1,119 @@
+"""What ``augment`` is asked for: settings, the checkpoint they need, and what the result depends on."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from recbole_diffusion.augment.arguments import generator_schema
+from recbole_diffusion.data.pseudo_items import histories_hash, place_of
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.files import expand_home
+from recbole_diffusion.settings.abilities import EXPORTABLE
+from recbole_diffusion.settings.config import DiffusionConfig, named_files
+from recbole_diffusion.settings.properties import load_yaml, property_file
+from recbole_diffusion.settings.recipes import WORD as RECIPE
+from recbole_diffusion.training.checkpoint import load_checkpoint
+
+FORMAT = 1  # another one makes all that is kept unknown
+WITHOUT_GENERATOR = ("pseudo_source", "pseudo_length", "max_history", "guide_from", "seed")  # settings that still count
+
+
+def split_settings(name, settings):
+    """Settings of the generator, checked, and the configuration of the data set.
+
+    Args:
+        name (str): name of the data set.
+        settings (dict): typed values, and ``config_files``.
+
+    Returns:
+        tuple: dict with a value for every documented setting and ``seed``, and DiffusionConfig.
+
+    Raises:
+        UsageError: for a wrong value or an unknown key.
+    """
+    given, settings = {}, dict(settings)
+    for file in named_files(settings.pop("config_files", None)):
+        given.update({} if file == RECIPE else load_yaml(file))
+    given.update(settings)
+    schema, own = generator_schema(), load_yaml(property_file("augment", "DiffuASR"))
+    for key in [key for key in given if key in schema]:
+        value = given.pop(key)
+        if value is not None or own[key] is not None:
+            schema[key].check(value)
+        own[key] = expand_home(value) if isinstance(value, str) and schema[key].type == "path" else value
+    if own["sampling_steps"] > own["diffusion_steps"]:
+        raise UsageError(
+            f"sampling_steps {own['sampling_steps']} is larger than diffusion_steps {own['diffusion_steps']}"
+        )
+    for key, needed in (
+        ("model", "augment takes no model, its file serves all"),
+        ("augmented", "augment makes that file"),
+    ):
+        if given.pop(key, None) is not None:
+            raise UsageError(f"{needed}: remove --{key}")
+    config = DiffusionConfig("SASRec", name, config_dict=given)
+    return {**own, "seed": config["seed"]}, config
+
+
+def checkpoint_of(own, config, data):
+    """The checkpoint that the settings need, checked against the data, or None.
+
+    Raises:
+        UsageError: when it is missing, of other items or another split, or saw what it must not.
+    """
+    name = config["dataset"]
+    classified = own["guidance"] == "classifier" and own["guidance_strength"] > 0
+    if own["pseudo_source"] != "diffusion" or not (own["item_vectors"] == "pretrained" or classified):
+        return None
+    command = f"recbole-diffusion run --model=SASRec --dataset={name}{place_of(config)}"
+    if not own["checkpoint"]:
+        what = "guidance: classifier is by" if own["item_vectors"] != "pretrained" else "item vectors are those of"
+        raise UsageError(
+            f"{what} a trained model: train one with '{command}' and name its NAME-best.pth, --checkpoint=FILE, or set "
+            f"item_vectors: random" + (" and guidance: free" if classified else "")
+        )
+    if not Path(own["checkpoint"]).is_file():
+        raise UsageError(f"checkpoint '{own['checkpoint']}' does not exist: make one with '{command}'")
+    checkpoint = load_checkpoint(own["checkpoint"])
+    saved, weight = checkpoint["config"], checkpoint["state_dict"].get("item_embedding.weight")
+    tokens = [str(token) for token in data.field2id_token[data.iid_field]]
+    if saved["dataset"] != name or checkpoint["item_tokens"] != tokens:
+        raise UsageError(
+            f"checkpoint '{own['checkpoint']}' is of data set '{saved['dataset']}' with other items than '{name}' has now: "
+            f"make one with '{command}'"
+        )
+    if saved["eval_args"]["split"] != config["eval_args"]["split"] or saved.get("graph_source") == "all":
+        raise UsageError(
+            f"checkpoint '{own['checkpoint']}' was trained on another part of the data than {config['eval_args']['split']} "
+            f"gives to training: make one with '{command}'"
+        )
+    if weight is None or (classified and saved["model"] not in EXPORTABLE):
+        fitting = ", ".join(EXPORTABLE)
+        raise UsageError(
+            f"a checkpoint of {saved['model']} does not serve here: train one of {fitting}, as in '{command}'"
+        )
+    return checkpoint
+
+
+def describe_origin(own, config, parts, checkpoint):
+    """What pseudo items depend on, and a fingerprint of all of it: a dict of JSON values.
+
+    Args:
+        own (dict): settings of the generator, and ``seed``.
+        config (DiffusionConfig): of the data set.
+        parts (list[SequenceDataset]): training, validation and test; the last one does not count.
+        checkpoint (dict | None): see :func:`checkpoint_of`.
+    """
+    counting = set(own) - {"checkpoint"} if own["pseudo_source"] == "diffusion" else WITHOUT_GENERATOR
+    settings = {key: own[key] for key in sorted(counting)}
+    origin = {"format": FORMAT, "dataset": config["dataset"], "split": str(config["eval_args"]["split"])}
+    origin.update(histories=histories_hash(parts[0]), settings=settings, checkpoint=None)
+    if checkpoint:
+        digest = hashlib.sha256()
+        for key, value in sorted(checkpoint["state_dict"].items()):
+            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+        origin["checkpoint"] = {"model": checkpoint["config"]["model"], "weights": digest.hexdigest()}
+    if own["guide_from"] == "train_valid":
+        origin["validation"] = histories_hash(parts[1])
+    text = json.dumps(origin, sort_keys=True)
+    return {**origin, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:12]}
