@@ -106,7 +106,7 @@ class PaddedEncoder(PaddedScorer):
         return self.at(x, item_seq_len - 1)
 
 
-class PaddedDreamRec(PaddedSimDiffRec):
+class PaddedDreamRec(PaddedEncoder):
     """DreamRec or PreferDiff: the same encoder and a linear map, the mean of the whole chain."""
 
     def __init__(self, model):
