@@ -1,4 +1,4 @@
-"""CL4SRec and DuoRec on beauty: steps against the plain padded versions, in turn; epochs against SASRec's.
+"""CL4SRec, DuoRec and ECL-SR on beauty: steps against the plain padded versions, in turn; epochs against SASRec's.
 
 SASRec is SimDiffRec without diffusion and contrast, of the same width, with the same loss on the same examples. A further
 model takes a line in CASES, and a function here that makes a padded step of it.
@@ -20,6 +20,7 @@ CASES = {
     "CL4SRec, official_compat": ("CL4SRec", {"official_compat": True}),
     "DuoRec": ("DuoRec", {}),
     "DuoRec, reuse_pass": ("DuoRec", {"reuse_pass": True}),
+    "ECLSR": ("ECLSR", {}),
 }
 
 
@@ -42,7 +43,7 @@ def padded_steps(case, view, args):
 
     model, settings = CASES[case]
     config, loaders, network, optimizer = prepare(model, "beauty", args, **view, **settings)
-    views = {"CL4SRec": plain_cl4srec, "DuoRec": plain_duorec}[model](network)
+    views = {"CL4SRec": plain_cl4srec, "DuoRec": plain_duorec, "ECLSR": plain_eclsr}[model](network)
     width = config["MAX_ITEM_LIST_LENGTH"]
 
     def step(batch):
@@ -80,6 +81,17 @@ def plain_duorec(network):
     return losses
 
 
+def plain_eclsr(network):
+    """Losses of ECL-SR whose masked items are chosen row by row, with all [B, L, V] scores."""
+    import plain_eclsr as plain
+
+    def losses(items, lengths, target):
+        chosen = plain.choose(items, lengths, network.config["mask_ratio"])
+        return plain.loss_parts(network, items, lengths, target, chosen)
+
+    return losses
+
+
 def epoch(model, settings, view, args):
     """Seconds of one epoch of training."""
     _, loaders, network, optimizer = prepare(model, "beauty", args, **view, **settings)
@@ -94,7 +106,7 @@ def epoch(model, settings, view, args):
 if __name__ == "__main__":
     args = parse(__doc__, steps=30, padded_steps=6, rounds=2)
     for name, view in (("prefixes, loss at the end", PREFIX), ("one example per user, loss everywhere", SEQUENCE)):
-        for case in ("CL4SRec", "DuoRec"):
+        for case in ("CL4SRec", "DuoRec", "ECLSR"):
             fast, slow = (
                 in_fresh_process(packed_steps, case, view, args),
                 in_fresh_process(padded_steps, case, view, args),
@@ -109,7 +121,7 @@ if __name__ == "__main__":
             f"{case}, prefixes: packed {spread(in_fresh_process(packed_steps, case, PREFIX, args)['seconds'])}",
             flush=True,
         )
-    runs = {"SASRec": SASREC, **{case: CASES[case] for case in ("CL4SRec", "DuoRec", "DuoRec, reuse_pass")}}
+    runs = {"SASRec": SASREC, **{case: CASES[case] for case in ("CL4SRec", "DuoRec", "DuoRec, reuse_pass", "ECLSR")}}
     seconds = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, (model, settings) in runs.items():
