@@ -94,7 +94,7 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
 
     def loss_weights(self, interaction):
         at_last = self.config["ce_positions"] == "last"
-        return {None: len(interaction) if at_last else int(interaction[self.ITEM_SEQ_LEN].sum())}
+        return {None: len(interaction) if at_last else self.taught_tokens(interaction)}
 
     # Training
 
@@ -118,7 +118,11 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
         met = self.repetition and self.repetition.at_every_token(items, layout).from_column(1)
         next_item = items.roll(-1)
         next_item[layout.last] = target
-        return self.hidden(items, layout), next_item, met
+        hidden, taught = self.hidden(items, layout), self.taught(layout)
+        if taught is not None:
+            hidden, next_item = hidden[taught], next_item[taught]
+            met = met and met.of_rows(taught, layout.n_tokens)
+        return hidden, next_item, met
 
     def _restoration_losses(self, clean, guide):
         """Restored vectors [M, d] and the losses that they have for their distance to the clean ones: a dict."""
