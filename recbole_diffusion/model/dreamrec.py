@@ -13,8 +13,6 @@ cosine and by keeping away from a restored negative. The denoiser is one linear 
 form (:mod:`recbole_diffusion.diffusion.affine`). What the papers leave open is a setting in ``properties/model/*.yaml``.
 """
 
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -143,8 +141,7 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
     # Generation
 
     def encode(self, item_seq, item_seq_len):
-        with self._released_dropout():
-            guide = super().encode(item_seq, item_seq_len)
+        guide = self._guide(item_seq, item_seq_len)
         if self.config["sampler"] == "loop" and not self.config["twin"]:
             return self._step_by_step(guide, self._noise_of(item_seq, item_seq_len))
         vector = self.generate(guide)
@@ -187,25 +184,29 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
         """A function that looks up normals [B, d] of the histories, or None where their mean is taken."""
         if self.noise is None:
             return None
-        layout = PackedLayout(item_seq_len)
-        distance = layout.length - 1 - layout.position  # to the latest item
-        keys = history_keys(layout.pack(item_seq), distance, layout.row, len(item_seq))
+        keys = self._keys(item_seq, item_seq_len)
         return lambda *kind: self.noise(keys, *kind)
 
-    @contextmanager
-    def _released_dropout(self):
-        """Inside, dropout is on at evaluation too (``official_train_mode``), from a stream of its own."""
+    def _keys(self, item_seq, item_seq_len):
+        """A number for every history: [B]."""
+        layout = PackedLayout(item_seq_len)
+        distance = layout.length - 1 - layout.position  # to the latest item
+        return history_keys(layout.pack(item_seq), distance, layout.row, len(item_seq))
+
+    def _guide(self, item_seq, item_seq_len):
+        """Encoded histories [B, d]; with ``official_train_mode`` with dropout, one by one, from a stream of each."""
         if self.training or not self.config["official_train_mode"]:
-            yield
-            return
-        device = self.item_embedding.weight.device
+            return super().encode(item_seq, item_seq_len)
+        guides, device = [], item_seq.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.config["seed"])
             self.recommender.train()
             try:
-                yield
+                for row, key in enumerate(self._keys(item_seq, item_seq_len).tolist()):
+                    torch.manual_seed(self.config["seed"] + key)
+                    guides.append(super().encode(item_seq[row : row + 1], item_seq_len[row : row + 1]))
             finally:
                 self.recommender.eval()
+        return torch.cat(guides)
 
     # Reports
 
