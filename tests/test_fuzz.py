@@ -115,8 +115,8 @@ def settings_text(model):
     names = ["overall.yaml", f"model/{model}.yaml", "dataset/toy.yaml"]
     lines = [line for name in names for line in (ROOT / "properties" / name).read_text().splitlines(keepends=True)]
     lines = {line.partition(":")[0]: line for line in lines if ":" in line.partition("#")[0]}  # later files win
-    places = ("data_path", "checkpoint_dir", "result_file", "expected_counts", "model_settings", "  SimDiffRec")
-    return "".join(line for key, line in lines.items() if key not in places)
+    places = ("data_path", "checkpoint_dir", "result_file", "expected_counts", "model_settings")
+    return "".join(line for key, line in lines.items() if key not in places and not key.startswith(" "))
 
 
 def _only(value):

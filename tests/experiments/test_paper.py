@@ -109,17 +109,17 @@ def test_a_paper_table_shows_published_figures_and_rows_without_models(runner, t
     data = tmp_path / "data"
     (data / "beauty").mkdir(parents=True)
     (data / "beauty" / "beauty.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
-    words = ["--paper=simdiffrec.table2", "--datasets=beauty", "--only=SASRec,DiffuASR,SimDiffRec", "--seeds=1"]
+    words = ["--paper=diffurecsys.table5", "--datasets=beauty", "--only=SASRec,ACVAE,SASRec-CE", "--seeds=1"]
     assert run_module("compare", [*words, f"--data_path={data}", "--out=out"]) == 0
-    assert [(model, s["train_batch_size"]) for model, _, s in runner.calls if model == "SASRec"] == [("SASRec", 256)]
-    assert [used(s, "alpha", "beta") for model, _, s in runner.calls if model == "SimDiffRec"] == [(0.4, 0.4)]
+    assert [(model, s["trim_padding"]) for model, _, s in runner.calls if model == "SASRec"] == [("SASRec", True)]
+    assert [used(s, "alpha", "beta") for model, _, s in runner.calls if model == "SimDiffRec"] == [(0, 0)]
     page = Path("out/beauty.md").read_text(encoding="utf-8")
-    assert "| DiffuASR (no such model yet) |" in page and "- DiffuASR: no such model yet" in page
-    assert "| HR@5 ours | HR@5 paper |" in page and "| SASRec | 0.1000 | 0.0303 |" in page
-    assert "| DiffuASR | – | 0.0445 |" in page
-    assert "--paper=simdiffrec.table2 --only=SASRec,DiffuASR,SimDiffRec --datasets=beauty --seeds=1" in page
+    assert "| ACVAE (no such model yet) |" in page and "- ACVAE: no such model yet" in page
+    assert "| HR@5 ours | HR@5 paper |" in page and "| SASRec | 0.1000 | 0.0371 |" in page
+    assert "| ACVAE | – | 0.0438 |" in page
+    assert "--paper=diffurecsys.table5 --only=SASRec,ACVAE,SASRec-CE --datasets=beauty --seeds=1" in page
     html = Path("out/report.html").read_text(encoding="utf-8")
-    assert "SimDiffRec, Table 2" in html and "0.0445" in html
+    assert "DiffuRecSys, Table 5" in html and "0.0438" in html
 
 
 def test_a_rows_file_adds_settings_to_the_rows_of_a_paper(runner, tmp_path):
