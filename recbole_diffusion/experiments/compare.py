@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments import paper
-from recbole_diffusion.experiments.selection import expand_config_files, plan_cells, read_count, split_names
+from recbole_diffusion.experiments.selection import plan_cells, read_count, split_names
 from recbole_diffusion.experiments.store import Store
 from recbole_diffusion.experiments.work import run_missing
 from recbole_diffusion.files import make_folder
@@ -17,6 +17,7 @@ from recbole_diffusion.reports.study import Study, finished, metric_title, recbo
 from recbole_diffusion.reports.tables import format_text
 from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
+from recbole_diffusion.settings.recipes import expand_config_files
 
 
 def main(args, settings):

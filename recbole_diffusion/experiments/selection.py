@@ -10,7 +10,7 @@ from recbole_diffusion.experiments.work import first_line
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import PLACES
 from recbole_diffusion.settings.properties import load_yaml, missing_file_message, property_names
-from recbole_diffusion.settings.recipes import WORD as RECIPE
+from recbole_diffusion.settings.recipes import expand_config_files
 from recbole_diffusion.settings.registry import plugin_models, recbole_models
 
 FIRST_SEED = 2020
@@ -163,18 +163,6 @@ def refuse(settings, reasons, where="compare"):
     for key, reason in reasons.items():
         if key in settings:
             raise UsageError(f"{where} takes no '{key}': {reason}")
-
-
-def expand_config_files(settings):
-    """Settings with those of their ``config_files`` below them. Raises UsageError.
-
-    ``recipe`` stays a name, since it depends on model and data set: each run reads it, below all others.
-    """
-    settings = dict(settings)
-    expanded, files = {}, str(settings.pop("config_files", "")).split()
-    for file in files:
-        expanded.update({"config_files": RECIPE} if file == RECIPE else load_yaml(file))
-    return {**expanded, **settings}
 
 
 # Rows

@@ -12,7 +12,7 @@ from recbole_diffusion import quick_start
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments.fingerprint import data_hash, settings_hash
-from recbole_diffusion.experiments.selection import ONE_PROCESS, check_files, expand_config_files, read_count, refuse
+from recbole_diffusion.experiments.selection import ONE_PROCESS, check_files, read_count, refuse
 from recbole_diffusion.experiments.space import cut_to_data, grid_of, read_space, settings_of, suggest
 from recbole_diffusion.experiments.work import first_line
 from recbole_diffusion.files import make_folder
@@ -20,6 +20,7 @@ from recbole_diffusion.reports.commands import format_settings
 from recbole_diffusion.reports.tables import write_text
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.free import PLACES
+from recbole_diffusion.settings.recipes import expand_config_files
 
 MOST_FAILURES = 3  # in a row before the search ends
 REFUSED = {

@@ -19,11 +19,10 @@ from recbole_diffusion.prepare.findings import (
 )
 from recbole_diffusion.settings.properties import (
     default_data_path,
-    load_yaml,
     missing_file_message,
     settings_of_data,
 )
-from recbole_diffusion.settings.recipes import WORD as RECIPE
+from recbole_diffusion.settings.recipes import expand_config_files
 
 _DEFAULTS = {
     "USER_ID_FIELD": "user_id",
@@ -142,10 +141,9 @@ def main(args, settings=None):
 
 
 def _with_config_files(settings):
-    settings, expanded = dict(settings), {}
-    for file in str(settings.pop("config_files", "")).split():
-        expanded.update({} if file == RECIPE else load_yaml(file))  # a recipe says nothing about data
     for key in settings:
-        if key not in _DEFAULTS:
+        if key not in (*_DEFAULTS, "config_files"):
             raise UsageError(f"--{key} says nothing about data{did_you_mean(key, _DEFAULTS)}; check-data reads {', '.join(_DEFAULTS)}")
-    return {**expanded, **settings}
+    expanded = expand_config_files(settings)
+    expanded.pop("config_files", None)  # a recipe says nothing about data
+    return expanded

@@ -31,3 +31,15 @@ def read_recipe(model, dataset):
             f"no recipe for {model} on {dataset}{did_you_mean(str(model), recipes)}: there are: {', '.join(recipes)}"
         )
     return recipes[model]
+
+
+def expand_config_files(settings):
+    """Settings with those of their ``config_files`` below them. Raises UsageError.
+
+    ``recipe`` stays a name, since it depends on model and data set: each run reads it, below all others.
+    """
+    settings = dict(settings)
+    expanded, files = {}, str(settings.pop("config_files", "")).split()
+    for file in files:
+        expanded.update({"config_files": WORD} if file == WORD else load_yaml(file))
+    return {**expanded, **settings}

@@ -6,10 +6,10 @@ import pytest
 
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.experiments.selection import expand_config_files
 from recbole_diffusion.settings import recipes
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.properties import load_yaml, properties_dir
+from recbole_diffusion.settings.recipes import expand_config_files
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
 FILES = sorted((properties_dir() / "recipe").glob("*.yaml"))
