@@ -12,7 +12,7 @@ def propagation(args):
     import torch
 
     _, _, network, _ = prepare("DiffSBR", args.dataset, args)
-    graph, x = network.item_graph, network.item_embedding.weight
+    graph, x = network.graphs.whole, network.item_embedding.weight
     dense = graph.matrix.csr().to_dense()
     found = {"edges": len(graph.matrix.values), "items": len(dense)}
     for name, product in (("sparse", graph), ("dense", lambda x: dense @ x)):
@@ -58,11 +58,11 @@ def alignment(items, hidden=100):
     return peak_mb() - before
 
 
-def epoch(batch, args):
+def epoch(batch, folds, args):
     """Seconds of some training steps scaled to an epoch, and of an evaluation."""
     from recbole_diffusion.training.trainer import trainer_class
 
-    config, loaders, network, optimizer = prepare("DiffSBR", args.dataset, args, train_batch_size=batch)
+    config, loaders, network, optimizer = prepare("DiffSBR", args.dataset, args, train_batch_size=batch, graph_folds=folds)
 
     def step(rows):
         optimizer.zero_grad()
@@ -88,8 +88,8 @@ if __name__ == "__main__":
     for items in (10_000, 20_000, 40_000):
         added = in_fresh_process(alignment, items)
         print(f"alignment of {items:,} items with all: {added:.0f} MB more, the similarities alone are {items**2 * 4e-6:,.0f} MB")
-    for batch in (50, 512):
-        found = in_fresh_process(epoch, batch, args)
+    for batch, folds in ((50, 0), (512, 0), (512, 5)):
+        found = in_fresh_process(epoch, batch, folds, args)
         whole = statistics.median(found["step"]) * found["steps"]
-        print(f"batch {batch}: step {spread(found['step'])}, {found['steps']} steps make {whole:.0f} s an epoch")
+        print(f"batch {batch}, graph_folds {folds}: step {spread(found['step'])}, {found['steps']} steps make {whole:.0f} s an epoch")
         print(f"  evaluation of the test sessions {found['evaluation']:.1f} s, peak {found['peak']:.0f} MB")

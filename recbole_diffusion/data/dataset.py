@@ -18,13 +18,14 @@ from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
 from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.data.filters import ExactFilters
+from recbole_diffusion.data.folds import FoldedSessions
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
 
 
-class SequenceDataset(AtomicReader, ExactFilters, ReadyMadeSplits, SequentialDataset):
+class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplits, SequentialDataset):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it

@@ -1,4 +1,4 @@
-"""RecBole's loaders with two additions: batches of similar length, and the seen items at evaluation."""
+"""RecBole's loaders with three additions: batches of similar length or of one fold, and the seen items at evaluation."""
 
 import numpy as np
 import torch
@@ -6,6 +6,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoa
 from recbole.data.utils import create_samplers
 
 from recbole_diffusion import processes
+from recbole_diffusion.data.folds import FOLD, batches_within
 from recbole_diffusion.errors import UsageError
 
 # Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
@@ -40,6 +41,29 @@ class LengthGroupedTrainDataLoader(SharedTrainDataLoader):
 
     def collate_fn(self, index):
         return super().collate_fn(self._order[np.array(index)])
+
+
+class FoldTrainDataLoader(SharedTrainDataLoader):
+    """Batches of one fold each, in random order and cut anew every epoch where ``shuffle`` is on."""
+
+    def __init__(self, config, dataset, sampler, shuffle=True):
+        self._folds, self._shuffles = dataset.inter_feat[FOLD].numpy(), shuffle
+        super().__init__(config, dataset, sampler, shuffle=False)
+
+    def _init_batch_size_and_step(self):
+        """What RecBole walks through are the batches, one at a time: the last one of every fold may be smaller."""
+        super()._init_batch_size_and_step()
+        self._rows, self.step = self.step, 1
+        self._batches = batches_within(self._folds, self._rows)
+        self.sample_size = len(self._batches)
+
+    def __iter__(self):
+        if self._shuffles:
+            self._batches = batches_within(self._folds, self._rows, self.generator)
+        return super().__iter__()
+
+    def collate_fn(self, index):
+        return super().collate_fn(self._batches[index[0]])
 
 
 def group_by_length(lengths, batch_size, generator):
@@ -101,6 +125,8 @@ def build_loaders(config, dataset, parts=None):
     samplers = create_samplers(config, dataset, parts)
     grouped = config["trim_padding"] and not config.is_plugin_model  # packed models have no padding to save
     train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else SharedTrainDataLoader
+    if config["graph_folds"]:
+        train_class = FoldTrainDataLoader
     train = train_class(config, parts[0], samplers[0], shuffle=config["shuffle"])
     return train, *(
         _eval_loader(config, own_users(part, phase), sampler, phase) if len(part) else None

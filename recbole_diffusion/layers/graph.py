@@ -29,8 +29,8 @@ def session_item_matrix(items: np.ndarray, lengths: np.ndarray, n_items: int) ->
     return scipy.sparse.csr_matrix((np.ones(len(items), dtype=np.float32), (rows, items)), (len(lengths), n_items))
 
 
-def item_graph(items: np.ndarray, lengths: np.ndarray, n_items: int, edges: str) -> scipy.sparse.csr_matrix:
-    """Row-normalised adjacency D^-1 A of the items.
+def edge_counts(items: np.ndarray, lengths: np.ndarray, n_items: int, edges: str) -> scipy.sparse.csr_matrix:
+    """How often two items are neighbours in a session.
 
     Args:
         items, lengths (np.ndarray): sessions as in :func:`session_item_matrix`.
@@ -39,7 +39,7 @@ def item_graph(items: np.ndarray, lengths: np.ndarray, n_items: int, edges: str)
             and its successor, in this direction.
 
     Returns:
-        scipy.sparse.csr_matrix: [V, V] float32 without diagonal; rows sum to 1, or 0 for items without neighbours.
+        scipy.sparse.csr_matrix: [V, V] float32 without diagonal; whole numbers, so that sums and differences are exact.
     """
     if edges == "cooccurrence":
         sessions = session_item_matrix(items, lengths, n_items)
@@ -50,7 +50,18 @@ def item_graph(items: np.ndarray, lengths: np.ndarray, n_items: int, edges: str)
         ones = np.ones(len(source), dtype=np.float32)
         counts = scipy.sparse.coo_matrix((ones, (items[source], items[source + 1])), (n_items, n_items))
     counts.setdiag(0)
-    counts = counts.tocsr()
+    return counts.tocsr()
+
+
+def item_graph(counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+    """Row-normalised adjacency D^-1 A of the items.
+
+    Args:
+        counts (scipy.sparse.csr_matrix): [V, V] of :func:`edge_counts`.
+
+    Returns:
+        scipy.sparse.csr_matrix: [V, V] float32; rows sum to 1, or 0 for items without neighbours.
+    """
     counts.eliminate_zeros()
     degree = np.asarray(counts.sum(1)).ravel()
     inverse = np.divide(1, degree, out=np.zeros_like(degree), where=degree > 0)
@@ -112,11 +123,38 @@ class ItemGraph(nn.Module):
         return _SparseProduct.apply(self.matrix, self.transposed, x)
 
 
+class SessionGraphs(nn.Module):
+    """The item graph of all sessions and, where training is cross-fitted, one for each fold without the fold's sessions.
+
+    A training session that meets its own edges learns to trust edges that a new session does not have.
+
+    Args:
+        n_items (int): V.
+        edges (str): see :func:`edge_counts`.
+        items, lengths (np.ndarray): sessions as in :func:`session_item_matrix`.
+        folds (np.ndarray, optional): [S] fold of each session, counted from 0; -1 is in none, and in all graphs.
+    """
+
+    def __init__(
+        self, n_items: int, edges: str, items: np.ndarray, lengths: np.ndarray, folds: np.ndarray | None = None
+    ) -> None:
+        super().__init__()
+        counts = edge_counts(items, lengths, n_items, edges)
+        self.whole, self.without = ItemGraph(item_graph(counts)), nn.ModuleList()
+        for fold in range(0 if folds is None else int(folds.max()) + 1):
+            own = folds == fold
+            counts_of_own = edge_counts(items[np.repeat(own, lengths)], lengths[own], n_items, edges)
+            self.without.append(ItemGraph(item_graph(counts - counts_of_own)))
+
+    def seen_from(self, fold: int | None) -> ItemGraph:
+        """The graph for sessions of a fold, or for sessions of none, as in an evaluation."""
+        return self.whole if fold is None else self.without[fold]
+
+
 class GraphPropagation(nn.Module):
     """N layers of message passing over the item graph (DiffSBR Eq. 2-3).
 
     Args:
-        graph (ItemGraph): A.
         n_layers (int): N.
         hidden_size (int): d.
         form (str): ``mean``: X' = normalise(A X W), and the mean of all layers (paper); ``residual``: X' = X + A X,
@@ -124,24 +162,32 @@ class GraphPropagation(nn.Module):
         dropout (float): of the input.
     """
 
-    def __init__(self, graph: ItemGraph, n_layers: int, hidden_size: int, form: str, dropout: float) -> None:
+    def __init__(self, n_layers: int, hidden_size: int, form: str, dropout: float) -> None:
         super().__init__()
-        self.graph, self.form, self.n_layers = graph, form, n_layers
+        self.form, self.n_layers = form, n_layers
         self.dropout = Dropout(dropout)
         n_weights = n_layers if form == "mean" else 0
         self.weights = nn.ModuleList(nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(n_weights))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [V, d] -> [V, d]. In full precision: half has no sparse products, and 1e-12, the least length, is 0 in it."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self._propagate(self.dropout(x.float()))
+    def forward(self, x: torch.Tensor, graph: ItemGraph) -> torch.Tensor:
+        """Propagate in full precision: half has no sparse products, and 1e-12, the least length, is 0 in it.
 
-    def _propagate(self, x: torch.Tensor) -> torch.Tensor:
+        Args:
+            x (torch.Tensor): [V, d].
+            graph (ItemGraph): A.
+
+        Returns:
+            torch.Tensor: [V, d].
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return self._propagate(self.dropout(x.float()), graph)
+
+    def _propagate(self, x: torch.Tensor, graph: ItemGraph) -> torch.Tensor:
         if self.form == "residual":
             for _ in range(self.n_layers):
-                x = x + self.graph(x)
+                x = x + graph(x)
             return x
         layers = [x]
         for weight in self.weights:
-            layers.append(F.normalize(weight(self.graph(layers[-1])), dim=-1))
+            layers.append(F.normalize(weight(graph(layers[-1])), dim=-1))
         return torch.stack(layers).mean(0)

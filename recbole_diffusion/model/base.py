@@ -6,6 +6,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.data.examples import PSEUDO_LENGTH
+from recbole_diffusion.data.folds import FOLD
 from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
@@ -102,6 +103,11 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def loss_inputs(self, interaction):
         """What :meth:`loss_parts` gets of a batch; a model that wants more extends it."""
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID]
+
+    @staticmethod
+    def graph_fold(interaction):
+        """Fold that the sessions of a batch are in, whose graph they must see; None without ``graph_folds``."""
+        return int(interaction[FOLD][0]) if FOLD in interaction else None
 
     def taught(self, layout):
         """Tokens whose next item is a target, for losses at every token.

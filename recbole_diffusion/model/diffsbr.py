@@ -12,17 +12,17 @@ with the items. Equation numbers are the paper's, whose formulas are not in its 
 (docs/diffsbr.md says how).
 """
 
-import numpy as np
 import torch
 from torch import nn
 
+from recbole_diffusion.data.folds import graph_sessions
 from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import alignment_loss, info_nce
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
-from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
+from recbole_diffusion.layers.graph import GraphPropagation, SessionGraphs
 from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import feedback_loss, session_scorer
@@ -58,7 +58,7 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         hidden = config["hidden_size"]
         self.training_sessions = dataset.sessions()
         self.leaks = config["graph_source"] == "all"
-        self._init_graph(dataset)
+        self.graphs = SessionGraphs(self.n_items, config["graph_edges"], *graph_sessions(dataset, config["graph_source"]))
         features = self._find_features(dataset)
         self.fusion = config["fusion"] if features is not None else "none"
         self.looks_at_sessions = self.fusion == "late" or self.fusion != "none" and config["neighbors"] == "latent"
@@ -94,20 +94,9 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     # What is built
 
-    def _init_graph(self, dataset):
-        """Item graph (section 4.1.2), of training sessions unless ``graph_source: all``."""
-        items, lengths, _ = (column.numpy() for column in self.training_sessions)
-        if self.leaks:
-            self.logger.warning("graph_source: all LEAKS the test targets into the item graph; results are marked")
-            others = [part.sessions() for part in dataset.evaluation_parts]
-            items = np.concatenate([items, *(part[0].numpy() for part in others)])
-            lengths = np.concatenate([lengths, *(part[1].numpy() for part in others)])
-        self.item_graph = ItemGraph(item_graph(items, lengths, self.n_items, self.config["graph_edges"]))
-
     def _propagation(self):
         config = self.config
-        sizes = (config["n_layers"], config["hidden_size"], config["propagation"], config["graph_dropout"])
-        return GraphPropagation(self.item_graph, *sizes)
+        return GraphPropagation(config["n_layers"], config["hidden_size"], config["propagation"], config["graph_dropout"])
 
     def _find_features(self, dataset):
         """Vectors of the items [V, d], or None without a modality."""
@@ -173,13 +162,19 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     def forget(self):
         self._encoded_bank = self._tables = None
 
-    def _item_tables(self):
-        """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality."""
-        if self._tables is not None:
+    def _item_tables(self, fold=None):
+        """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality.
+
+        Args:
+            fold (int, optional): of the training sessions that ask, whose own edges the graph then lacks.
+        """
+        if fold is None and self._tables is not None:
             return self._tables
-        ids = self.propagation(self.item_embedding.weight)
-        looks = self.feature_propagation(self.feature_embedding.weight) if self.fusion != "none" else None
-        if not self.training:
+        graph, looks = self.graphs.seen_from(fold), None
+        ids = self.propagation(self.item_embedding.weight, graph)
+        if self.fusion != "none":
+            looks = self.feature_propagation(self.feature_embedding.weight, graph)
+        if fold is None and not self.training:
             self._tables = ids, looks
         return ids, looks
 
@@ -259,10 +254,10 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     # Training (Eq. 8-20)
 
     def loss_inputs(self, interaction):
-        return (*super().loss_inputs(interaction), interaction[self.USER_ID])
+        return (*super().loss_inputs(interaction), interaction[self.USER_ID], self.graph_fold(interaction))
 
-    def loss_parts(self, item_seq, item_seq_len, target, user):
-        tables = self._item_tables()
+    def loss_parts(self, item_seq, item_seq_len, target, user, fold=None):
+        tables = self._item_tables(fold)
         session, look = self._represent(item_seq, item_seq_len, tables)
         condition, similarity = self._guidance(session, look, tables[0], user)
         session, weight = self._fuse_early(session, look), similarity.softmax(-1)

@@ -73,6 +73,9 @@ class Catalogue:
         """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
         return self._kept("training_sessions")
 
+    def session_folds(self, *_: Any) -> None:
+        """None: training is over, and new histories see the graph of all sessions."""
+
     def item_counts(self) -> Any:
         """Counts that the model itself keeps, as :meth:`SequenceDataset.item_counts` returns them."""
         return self._kept("item_counts")

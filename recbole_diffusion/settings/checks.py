@@ -259,6 +259,12 @@ def _check_buckets(field, how, numerical):
 # Training
 
 
+def check_folds(config):
+    """Raise UsageError for the one number of folds that leaves no session for the graph."""
+    if config["graph_folds"] == 1:
+        raise UsageError("graph_folds 1 would leave the graph no session: 0 for one graph of all, 2 or more for folds")
+
+
 def check_negatives(config):
     """Raise UsageError when RecBole could not draw the negatives that its model trains with."""
     given = config["train_neg_sample_args"]

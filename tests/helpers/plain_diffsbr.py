@@ -107,22 +107,26 @@ class PlainDiffSBR:
         model (DiffSBR): whose weights and settings are used.
         sessions (dict[int, list[int]]): the training sessions: user -> items.
         betas (torch.Tensor): [T] variances.
+        own (set[int]): users whose sessions the graph lacks, those of the fold of a batch.
     """
 
-    def __init__(self, model, sessions, betas):
+    def __init__(self, model, sessions, betas, own=frozenset()):
         self.model, self.config = model, model.config
         self.betas, self.alpha_bar = betas.tolist(), torch.cumprod(1 - betas, 0).tolist()
         self.fusion = "none" if self.config["item_features"] == "none" else self.config["fusion"]
         self.generates = self.config["neighbors"] == "latent"
 
-        graph = adjacency(sessions.values(), model.n_items, self.config["graph_edges"])
+        others = [items for user, items in sessions.items() if user not in own]
+        whole, graph = (adjacency(kept, model.n_items, self.config["graph_edges"]) for kept in (sessions.values(), others))
         self.ids = propagate(model.propagation, graph, model.item_embedding.weight)
         self.looks = None
         if self.fusion != "none":
             self.looks = propagate(model.feature_propagation, graph, model.feature_embedding.weight)
         end = -1 if self.config["bank_sessions"] == "input" else None
-        bank = {user: session_vector(model.session, self.ids[items[:end]]) for user, items in sessions.items()}
-        self.bank = {user: vector.detach() for user, vector in bank.items()}  # the bank is constant within an epoch
+        shown = {user: items[:end] for user, items in sessions.items()}
+        self.bank = {user: session_vector(model.session, self.ids[items]).detach() for user, items in shown.items()}
+        ids = propagate(model.propagation, whole, model.item_embedding.weight)  # the search is in the graph of all
+        self.searched = {user: session_vector(model.session, ids[items]).detach() for user, items in shown.items()}
 
     # Sessions and neighbours
 
@@ -134,10 +138,10 @@ class PlainDiffSBR:
 
     def retrieve(self, session, own):
         """The most similar training sessions but the own one: vectors [k, d] and similarities [k]."""
-        found = [(similarity(self.model.scorer, session, v), v) for user, v in self.bank.items() if user != own]
-        found.sort(key=lambda pair: -pair[0].item())
-        best = found[: self.config["k_neighbors"]]
-        return torch.stack([v for _, v in best]), torch.stack([s for s, _ in best])
+        scorer, others = self.model.scorer, [user for user in self.searched if user != own]
+        others.sort(key=lambda user: -similarity(scorer, session, self.searched[user]).item())
+        best = [self.bank[user] for user in others[: self.config["k_neighbors"]]]
+        return torch.stack(best), torch.stack([similarity(scorer, session, vector) for vector in best])
 
     def guide(self, session, look, own=None):
         """Conditions [k, d] and similarities [k]."""

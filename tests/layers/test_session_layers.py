@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.layers.contrastive import alignment_loss
-from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, item_graph
+from recbole_diffusion.layers.graph import GraphPropagation, ItemGraph, edge_counts, item_graph
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import ConcatenationScorer, CosineScorer, TwoTowerScorer, feedback_loss
 from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttention
@@ -16,14 +16,14 @@ from recbole_diffusion.layers.sessions import ConditionalDenoiser, SessionAttent
 
 
 def test_cooccurrence_counts_pairs_both_ways_and_rows_sum_to_one():
-    graph = item_graph(np.array([1, 2, 3, 1, 2]), np.array([3, 2]), 5, "cooccurrence").toarray()
+    graph = item_graph(edge_counts(np.array([1, 2, 3, 1, 2]), np.array([3, 2]), 5, "cooccurrence")).toarray()
     wanted = np.zeros((5, 5))
     wanted[1, [2, 3]], wanted[2, [1, 3]], wanted[3, [1, 2]] = (2 / 3, 1 / 3), (2 / 3, 1 / 3), (1 / 2, 1 / 2)
     np.testing.assert_allclose(graph, wanted, rtol=1e-6)
 
 
 def test_transitions_have_a_direction_and_do_not_join_sessions():
-    graph = item_graph(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 4, "transitions").toarray()
+    graph = item_graph(edge_counts(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 4, "transitions")).toarray()
     np.testing.assert_allclose(graph[1], [0, 0, 0.5, 0.5])
     np.testing.assert_allclose(graph[2], [0, 0, 0, 1])
     assert graph[3].sum() == 0
@@ -33,8 +33,9 @@ def test_transitions_have_a_direction_and_do_not_join_sessions():
 def test_sparse_propagation_equals_dense_in_value_and_gradient(form):
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    graph = item_graph(random.integers(1, 30, 200), np.full(50, 4), 30, "cooccurrence")
-    layer, dense = GraphPropagation(ItemGraph(graph), 3, 8, form, 0.0), torch.tensor(graph.toarray())
+    graph = item_graph(edge_counts(random.integers(1, 30, 200), np.full(50, 4), 30, "cooccurrence"))
+    layer, dense = GraphPropagation(3, 8, form, 0.0), torch.tensor(graph.toarray())
+    graph = ItemGraph(graph)
     x = torch.randn(30, 8, requires_grad=True)
     wanted, layers = x, [x]
     for step in range(3):
@@ -43,10 +44,10 @@ def test_sparse_propagation_equals_dense_in_value_and_gradient(form):
         else:
             layers.append(F.normalize((dense @ layers[-1]) @ layer.weights[step].weight.t(), dim=-1))
     wanted = wanted if form == "residual" else torch.stack(layers).mean(0)
-    torch.testing.assert_close(layer(x), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(x, graph), wanted, atol=1e-5, rtol=1e-5)
     target = torch.randn(30, 8)
     inputs = [x, *layer.parameters()]
-    for a, b in zip(torch.autograd.grad((layer(x) * target).sum(), inputs), torch.autograd.grad((wanted * target).sum(), inputs)):
+    for a, b in zip(torch.autograd.grad((layer(x, graph) * target).sum(), inputs), torch.autograd.grad((wanted * target).sum(), inputs)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
@@ -54,13 +55,13 @@ def test_sparse_propagation_equals_dense_in_value_and_gradient(form):
 def test_propagation_is_not_computed_in_half_precision(form):
     """The padding item has the vector 0, whose length would be divided by 0 in fp16."""
     torch.manual_seed(0)
-    graph = item_graph(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 5, "cooccurrence")
-    layer = GraphPropagation(ItemGraph(graph), 2, 8, form, 0.0)
+    graph = item_graph(edge_counts(np.array([1, 2, 3, 1, 3]), np.array([3, 2]), 5, "cooccurrence"))
+    layer, graph = GraphPropagation(2, 8, form, 0.0), ItemGraph(graph)
     x = torch.randn(5, 8, requires_grad=True)
     inputs = [x, *layer.parameters()]
-    expected = torch.autograd.grad(layer(x)[1:].sum(), inputs)
+    expected = torch.autograd.grad(layer(x, graph)[1:].sum(), inputs)
     with torch.autocast("cpu", torch.float16):
-        total = layer(x)[1:].sum()
+        total = layer(x, graph)[1:].sum()
     found = torch.autograd.grad(total, inputs)
     assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(found, expected))
 

@@ -136,8 +136,8 @@ def write_with_another(place, users, folder, features):
 
 @pytest.mark.parametrize(
     "features, settings",
-    [(False, {}), (True, {}), (True, {"fusion": "late"}), (True, {"neighbors": "observable"})],
-    ids=["no features", "contrast", "late", "observable"],
+    [(False, {}), (True, {}), (True, {"fusion": "late"}), (True, {"neighbors": "observable"}), (True, {"graph_folds": 3})],
+    ids=["no features", "contrast", "late", "observable", "folds"],
 )
 def test_leave_one_out_scores_do_not_depend_on_the_targets(features, settings, tmp_path):
     changed = [20, 31, 39]
@@ -153,12 +153,14 @@ def test_leave_one_out_scores_do_not_depend_on_the_targets(features, settings, t
     assert others.nonzero().squeeze(1).tolist() == changed  # the item is known to the test, but of its own user only
 
 
-def test_leave_one_out_targets_show_when_the_graph_leaks(tmp_path):
+@pytest.mark.parametrize("folds", [0, 3])
+def test_leave_one_out_targets_show_when_the_graph_leaks(folds, tmp_path):
+    settings = {"graph_source": "all", "graph_folds": folds}
     base = write_with_another(-1, [], tmp_path / "base", True)
-    leaking = {part: scores_after_an_epoch(base, part, graph_source="all") for part in (1, 2)}
+    leaking = {part: scores_after_an_epoch(base, part, **settings) for part in (1, 2)}
     for place, part in ((-2, 1), (-1, 2)):
         folder = write_with_another(place, [39], tmp_path / f"other{part}", True)
-        assert not torch.equal(scores_after_an_epoch(folder, part, graph_source="all"), leaking[part])
+        assert not torch.equal(scores_after_an_epoch(folder, part, **settings), leaking[part])
 
 
 def test_a_leaking_graph_warns_and_marks_its_results(tmp_path, caplog, capsys):

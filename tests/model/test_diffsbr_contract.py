@@ -33,6 +33,7 @@ SWITCHES = [
     {"alignment_items": 0, "train_features": False},
     {"alignment_items": 5, "alignment_weight": 0.5},
     {"n_layers": 0, "retrieval": False},
+    {"graph_folds": 3},
 ]
 
 

@@ -30,13 +30,15 @@ class Compared:
         fields = ("item_id_list", "item_length", "item_id", "user_id")
         self.batch = next(iter(self.train_data))
         self.inputs = [self.batch[field] for field in fields]
+        self.fold, folds = self.model.graph_fold(self.batch), self.train_data._dataset.session_folds(torch.arange(len(users)))
+        self.own = {user for user in self.sessions if folds is not None and folds[user] == self.fold}
         self.histories = [row[:n] for row, n in zip(self.inputs[0].tolist(), self.inputs[1].tolist())]
         torch.manual_seed(0)
         self.t = torch.randint(SMALL["diffusion_steps"], (len(self.batch),))
         self.noise = torch.randn(len(self.batch), SMALL["hidden_size"])
 
     def plain(self):
-        return PlainDiffSBR(self.model, self.sessions, named_betas("trunc_lin", SMALL["diffusion_steps"]))
+        return PlainDiffSBR(self.model, self.sessions, named_betas("trunc_lin", SMALL["diffusion_steps"]), self.own)
 
     def plain_parts(self):
         targets, users = (column.tolist() for column in self.inputs[2:])
@@ -58,7 +60,7 @@ class Compared:
             patch.setattr(torch, "randint", draw_steps)
             patch.setattr(torch, "randn_like", lambda x: self.noise)
             patch.setattr(torch, "randperm", draw_order)
-            return self.model.train().loss_parts(*self.inputs)
+            return self.model.train().loss_parts(*self.inputs, self.fold)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,7 @@ PLAIN_CASES = [
     ({}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"alignment_items": 0}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"detach_target": False}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
+    ({"graph_folds": 3}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"item_features": "none"}, DIFFUSION | {"feedback"}),
     ({"item_features": "none", "retrieval": False}, DIFFUSION),
     ({"retrieval": False}, DIFFUSION | {"self_generation", "contrast", "alignment"}),
@@ -131,7 +134,7 @@ PLAIN_INFERENCE = [
     {"corruption_steps": 8},
     {"corruption_steps": 0},
     {"corruption_steps": 5},
-    *(settings for settings, _ in PLAIN_CASES[3:] if "feedback" not in settings),
+    *(settings for settings, _ in PLAIN_CASES[4:] if "feedback" not in settings),
 ]
 
 

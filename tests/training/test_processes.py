@@ -70,6 +70,7 @@ def run_in_copies(model, given, size=2, train=run):
         ("SimDiffRec", {**PLAIN, "ce_positions": "last", "train_view": "prefix", "enable_amp": True}, 2),
         ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
         ("SimDiffRec", quiet("SimDiffRec", mask_same_target=True, ce_positions="last", train_view="prefix"), 3),
+        ("DiffSBR", quiet("DiffSBR", graph_folds=3, train_batch_size=11), 2),
         ("SASRec", {**without_dropout("SASRec"), "train_batch_size": 64, "epochs": 1}, 2),
         *((model, quiet(model), 2) for model, contract in CONTRACTS.items() if contract.settings_without_chance is not None),
     ],
