@@ -115,8 +115,7 @@ class ADRec(DiffusionSequentialRecommender):
             met = met and met.of_rows(taught, layout.n_tokens)
         parts = {"ce": linear_cross_entropy(restored, self.item_embedding.weight[1:], next_item - 1, met)[0]}
         if self.config["mse_weight"] and not self.config["twin"]:
-            wanted = clean if self.config["item_target"] == "trainable" else clean.detach()
-            parts["mse"] = self.config["mse_weight"] * F.mse_loss(restored.float(), wanted)
+            parts["mse"] = self.config["mse_weight"] * F.mse_loss(restored.float(), clean)
         return parts
 
     def _restore(self, states, clean, layout):
@@ -173,4 +172,4 @@ class ADRec(DiffusionSequentialRecommender):
 
     def epoch_warning(self, report):
         collapse = collapse_of(report["item std"], report["item cosine"], self.deviation_at_start)
-        return collapse and f"{collapse}: lower mse_weight, set item_target: detach, or start from a trained item table"
+        return collapse and f"{collapse}: lower mse_weight, or start from pretrained_item_embedding"

@@ -47,8 +47,7 @@ def loss_parts(model, item_seq, lengths, target, drawn):
     logits = restored @ table[1:].t()
     parts = {"ce": F.cross_entropy(logits[mask], next_item[mask] - 1)}
     if model.config["mse_weight"] and not model.config["twin"]:
-        wanted = clean.detach() if model.config["item_target"] == "detach" else clean
-        error = (restored - wanted).square().sum(-1) / clean.shape[-1]
+        error = (restored - clean).square().sum(-1) / clean.shape[-1]
         parts["mse"] = model.config["mse_weight"] * error[mask].mean()
     return parts
 
