@@ -6,7 +6,7 @@ kept, and another end costs one token.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ class Past:
     """
 
     def __init__(self, transformer: PackedTransformer, x: torch.Tensor, layout: PackedLayout) -> None:
-        self.layers = list(zip(transformer.attention, transformer.feed_forward))
+        self.layers: list[tuple[Any, Any]] = list(zip(transformer.attention, transformer.feed_forward))
         self.rows = layout.row[layout.ends]  # in packed order
         self.place = layout.group[layout.last]  # of each row in packed order
         self.kept: list[list[Kept]] = []
