@@ -15,6 +15,7 @@ from recbole_diffusion.testing import cycle_sequences, make_config, write_sequen
 
 N_ITEMS = 30
 SMALL = {"hidden_size": 8, "inner_size": 12, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 12, "use_gpu": False}
+SMALL["sampling_steps"] = 32
 STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
 WITHOUT_MSE = {"mse_weight": 0.0}
 

@@ -124,6 +124,11 @@ def test_a_missing_stage_one_is_named_with_the_command_that_makes_it(given, caps
     assert f"checkpoint 'absent.pth' does not exist: make one {MAKE}" in error
 
 
+def test_the_command_of_data_in_their_usual_place_names_no_folder(capsys):
+    assert main(["--model=ADRec", "--dataset=ml-100k", "--frozen_epochs=1"]) == 2
+    assert "with 'recbole-diffusion run --model=ADRec --twin=True --hidden_size=64 --dataset=ml-100k' and" in capsys.readouterr().err
+
+
 def test_checkpoints_that_do_not_serve(given, tmp_path, capsys):
     folder = given["data_path"]
     assert f"has item vectors of 16 numbers, hidden_size is 8: make one {MAKE}".replace("=16", "=8") in refused(
