@@ -1,5 +1,5 @@
-"""ADRec: training steps on beauty against the plain padded version, and the sampler that keeps what was read of a history
-against the one that reads it again in every step, on histories of 50 items and on the test users of beauty."""
+"""ADRec: training steps on beauty against the plain padded version, and the sampler that keeps what was read of a
+history against the one that reads it again in every step, on histories of 50 items and on the test users of beauty."""
 
 import itertools
 import statistics

@@ -1,7 +1,7 @@
 """A causal Transformer that has read all of a history but its end, and then reads one end after another.
 
-Nothing sees what comes after it, so what was read stays as it is whatever the end is. Keys and values of every block are
-kept, and another end costs one token.
+Nothing sees what comes after it, so what was read stays as it is whatever the end is. Keys and values of every block
+are kept, and another end costs one token.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@ r"""ADRec
 ################################################
 
 Reference:
-    "ADRec": auto-regressive diffusion for sequential recommendation. KDD 2025, arXiv 2505.19544.
+    Jialei Chen, Yuanbo Xu, Yiheng Jiang. "Unlocking the Power of Diffusion Models in Sequential Recommendation: A Simple
+    and Effective Approach." KDD 2025, arXiv 2505.19544.
 
-A causal Transformer encodes the history. A second causal Transformer restores the next item at every position at once: it
-sees the states and, times a small lambda, the vectors of the next items, each noised by a time step of its own. For a
-recommendation the next items of all positions but the last are known and enter clean; the last starts from noise. Since
-they do not change while the last one is restored, what the denoiser has made of them is kept
+A causal Transformer encodes the history. A second causal Transformer restores the next item at every position at once:
+it sees the states and, times a small lambda, the vectors of the next items, each noised by a time step of its own. For
+a recommendation the next items of all positions but the last are known and enter clean; the last starts from noise.
+Since they do not change while the last one is restored, what the denoiser has made of them is kept
 (:mod:`recbole_diffusion.layers.past`). What is open is a setting in ``properties/model/ADRec.yaml``.
 """
 
@@ -32,8 +33,8 @@ START, REVERSE = range(2)  # kinds of noise drawn for a history at evaluation
 class ADRec(DiffusionSequentialRecommender):
     """Auto-regressive diffusion with a noise level for every token.
 
-    With ``twin: True`` nothing of the diffusion is left: both networks are one causal Transformer without positions, with
-    cross-entropy, and its weights at the start are the same.
+    With ``twin: True`` nothing of the diffusion is left: both networks are one causal Transformer without positions,
+    with cross-entropy, and its weights at the start are the same.
 
     Args:
         config (DiffusionConfig): settings, see ``properties/model/ADRec.yaml``.

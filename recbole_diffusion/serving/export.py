@@ -221,7 +221,7 @@ class PaddedDiffuRec(PaddedScorer):
 
 
 class PaddedADRec(PaddedScorer):
-    """ADRec without noise, all reverse steps from zeros; of the denoiser a step reads one token, as in the packed model."""
+    """ADRec without noise, all reverse steps from zeros; the denoiser reads one token in each, as in the packed model."""
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""

@@ -39,14 +39,14 @@ def checkpoint_of_these_items(path, config, tokens, command):
         )
     if saved["eval_args"]["split"] != split or any(saved.get(key) == value for key, value in LEAKING.items()):
         raise UsageError(
-            f"checkpoint '{path}' was trained on another part of the data than {split} gives to training: make one with "
-            f"'{command}'"
+            f"checkpoint '{path}' was trained on another part of the data than {split} gives to training: make one "
+            f"with '{command}'"
         )
     return checkpoint
 
 
 def start_from_pretrained(model, config, tokens):
-    """Give a new model the item vectors of the checkpoint that ``pretrained_item_embedding`` names, if it has that setting.
+    """Give a new model the item vectors of the checkpoint that ``pretrained_item_embedding`` names, if it has that.
 
     Args:
         model (DiffusionSequentialRecommender): on its device.
@@ -67,8 +67,8 @@ def start_from_pretrained(model, config, tokens):
             model.item_embedding.weight.copy_(vectors)
     elif config["frozen_epochs"]:
         raise UsageError(
-            f"frozen_epochs {config['frozen_epochs']} is for trained item vectors: make some with '{command}' and name its "
-            f"NAME-best.pth, --pretrained_item_embedding=FILE, or set frozen_epochs: 0"
+            f"frozen_epochs {config['frozen_epochs']} is for trained item vectors: make some with '{command}' and name "
+            f"its NAME-best.pth, --pretrained_item_embedding=FILE, or set frozen_epochs: 0"
         )
 
 

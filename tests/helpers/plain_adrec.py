@@ -1,5 +1,5 @@
-"""ADRec written plainly: padded tensors, both Transformers over whole rows, whole [B, L, V] scores, and a sampler that reads
-the whole history again in every step.
+"""ADRec written plainly: padded tensors, both Transformers over whole rows, whole [B, L, V] scores, and a sampler that
+reads the whole history again in every step.
 
 It reads the weights of a packed model, so that both compute the same numbers from the same parameters. This is
 what the fast version is checked against (tests/model/test_adrec.py) and timed against (benchmarks/adrec.py).

@@ -47,7 +47,9 @@ def test_gradients_and_dropout_are_those_of_the_transformer(transformer):
     whole = transformer(x.index_put((layout.last,), ends).unsqueeze(1), layout, causal=True)[layout.last, 0]
     wanted = [x, ends, *transformer.parameters()]
     weight = torch.randn(len(LENGTHS), 8, dtype=torch.float64)
-    pair = [torch.autograd.grad((found * weight).sum(), wanted) for found in (Past(transformer, x, layout).end(ends), whole)]
+    pair = [
+        torch.autograd.grad((found * weight).sum(), wanted) for found in (Past(transformer, x, layout).end(ends), whole)
+    ]
     torch.testing.assert_close(*pair, atol=1e-12, rtol=1e-12)
     past = Past(transformer.train(), x, layout)
     assert not torch.equal(past.end(ends), past.end(ends))

@@ -27,9 +27,16 @@ def test_ends_of_the_scale_and_the_random_state():
 
 @pytest.mark.parametrize(
     "deviation, cosine, start, collapsed",
-    [(0.1, 0.1, 0.1, False), (0.08, 0.1, 0.1, False), (0.07, 0.1, 0.1, True), (0.2, 0.51, 0.1, True), (0.2, -0.1, 0.1, False)],
+    [
+        (0.1, 0.1, 0.1, False),
+        (0.08, 0.1, 0.1, False),
+        (0.07, 0.1, 0.1, True),
+        (0.2, 0.51, 0.1, True),
+        (0.2, -0.1, 0.1, False),
+    ],
 )
 def test_vectors_collapse_when_they_shrink_by_a_quarter_or_point_one_way(deviation, cosine, start, collapsed):
     words = collapse_of(deviation, cosine, start)
     assert bool(words) is collapsed
-    assert not words or f"standard deviation {deviation:.2g} from 0.1 at the start, mean cosine of two items {cosine:.2f}" in words
+    said = f"standard deviation {deviation:.2g} from 0.1 at the start, mean cosine of two items {cosine:.2f}"
+    assert not words or said in words

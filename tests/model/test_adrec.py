@@ -71,11 +71,18 @@ def test_packed_equals_padded_in_values_and_gradients(settings):
     drawn = None if network.config["twin"] else replayed(network, lengths, items.shape[1], seed=5)
     torch.manual_seed(5)
     fast, slow = network.loss_parts(items, lengths, target), plain.loss_parts(network, items, lengths, target, drawn)
-    assert list(fast) == list(slow) == (["ce"] if settings.get("twin") or settings.get("mse_weight") == 0 else ["ce", "mse"])
+    assert (
+        list(fast)
+        == list(slow)
+        == (["ce"] if settings.get("twin") or settings.get("mse_weight") == 0 else ["ce", "mse"])
+    )
     parameters = dict(network.named_parameters())
     for name in slow:  # the squared error is taken in float32
         torch.testing.assert_close(fast[name].double(), slow[name], atol=1e-6, rtol=1e-6)
-        pair = [torch.autograd.grad(parts[name], list(parameters.values()), retain_graph=True, allow_unused=True) for parts in (fast, slow)]
+        pair = [
+            torch.autograd.grad(parts[name], list(parameters.values()), retain_graph=True, allow_unused=True)
+            for parts in (fast, slow)
+        ]
         for parameter, one, two in zip(parameters, *pair):
             one, two = (torch.zeros(1) if g is None or not g.any() else g for g in (one, two))
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5, msg=f"{name}: {parameter}")
@@ -130,8 +137,14 @@ def test_schedule_of_the_released_code():
     bars = network.process.signal.double() ** 2
     assert bars[[0, 16, 31]].tolist() == pytest.approx([0.986875, 0.034616, 9.9013e-7], rel=2e-5)
     chain = network.chain
-    assert chain.timesteps == list(range(31, -1, -1)) and (chain.clean[-1], chain.state[-1], chain.noise[-1]) == (1, 0, 0)
-    assert (chain.clean[-2], chain.state[-2], chain.noise[-2]) == pytest.approx((0.718628, 0.281317, 0.097440), abs=1e-6)
+    assert chain.timesteps == list(range(31, -1, -1)) and (chain.clean[-1], chain.state[-1], chain.noise[-1]) == (
+        1,
+        0,
+        0,
+    )
+    assert (chain.clean[-2], chain.state[-2], chain.noise[-2]) == pytest.approx(
+        (0.718628, 0.281317, 0.097440), abs=1e-6
+    )
 
 
 def four_blocks(network):
@@ -141,7 +154,10 @@ def four_blocks(network):
     attentions = [*network.encoder.attention, *network.denoiser.attention]
     feeds = [*network.encoder.feed_forward, *network.denoiser.feed_forward]
     for own, attention, feed in zip(reference.layers, attentions, feeds):
-        own.self_attn.in_proj_weight.data, own.self_attn.in_proj_bias.data = attention.qkv.weight.data, attention.qkv.bias.data
+        own.self_attn.in_proj_weight.data, own.self_attn.in_proj_bias.data = (
+            attention.qkv.weight.data,
+            attention.qkv.bias.data,
+        )
         own.self_attn.out_proj.load_state_dict(attention.dense.state_dict())
         for one, other in ((own.norm1, attention.LayerNorm), (own.linear1, feed.dense_1), (own.linear2, feed.dense_2),
                            (own.norm2, feed.LayerNorm)):  # fmt: skip
@@ -163,7 +179,9 @@ def test_without_diffusion_it_is_a_causal_transformer_of_four_blocks_with_cross_
     parts = network.loss_parts(items, lengths, target)
     assert list(parts) == ["ce"]
     torch.testing.assert_close(parts["ce"], expected, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(network.encode(items, lengths), states[torch.arange(9), lengths - 1], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        network.encode(items, lengths), states[torch.arange(9), lengths - 1], atol=1e-9, rtol=1e-9
+    )
 
 
 def test_the_twin_starts_with_the_same_weights_and_has_nothing_of_the_diffusion():
@@ -199,7 +217,9 @@ def test_cached_sampling_equals_naive_sampling(settings):
     items, lengths, _ = batch()
     passes, whole = [], type(naive.denoiser).forward
     for network in (cached, naive):
-        network.denoiser.forward = lambda *given, own=network.denoiser, **more: passes.append(1) or whole(own, *given, **more)
+        network.denoiser.forward = lambda *given, own=network.denoiser, **more: (
+            passes.append(1) or whole(own, *given, **more)
+        )
     found = cached.encode(items, lengths)
     assert not passes
     torch.testing.assert_close(found, naive.encode(items, lengths), atol=1e-12, rtol=1e-12)

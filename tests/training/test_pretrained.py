@@ -81,7 +81,9 @@ def test_killed_in_any_stage_it_goes_on_to_the_same_files_without_the_checkpoint
 def test_what_was_trained_is_used_without_the_checkpoint_of_stage_one(given, stage_one):
     copy = Path("stage-one.pth")
     copy.write_bytes(Path(given["pretrained_item_embedding"]).read_bytes())
-    trained = run("ADRec", "cycle", config_dict={**given, "pretrained_item_embedding": str(copy), "epochs": 1})["checkpoint"]
+    trained = run("ADRec", "cycle", config_dict={**given, "pretrained_item_embedding": str(copy), "epochs": 1})[
+        "checkpoint"
+    ]
     copy.unlink()
     network = load_data_and_model(trained, stage_one[0])[1]
     assert torch.equal(network.item_embedding.weight, table_of(trained))
@@ -126,7 +128,10 @@ def test_a_missing_stage_one_is_named_with_the_command_that_makes_it(given, caps
 
 def test_the_command_of_data_in_their_usual_place_names_no_folder(capsys):
     assert main(["--model=ADRec", "--dataset=ml-100k", "--frozen_epochs=1"]) == 2
-    assert "with 'recbole-diffusion run --model=ADRec --twin=True --hidden_size=64 --dataset=ml-100k' and" in capsys.readouterr().err
+    assert (
+        "with 'recbole-diffusion run --model=ADRec --twin=True --hidden_size=64 --dataset=ml-100k' and"
+        in capsys.readouterr().err
+    )
 
 
 def test_checkpoints_that_do_not_serve(given, tmp_path, capsys):
@@ -140,7 +145,11 @@ def test_checkpoints_that_do_not_serve(given, tmp_path, capsys):
     assert "was trained on another part of the data" in refused(capsys, given, eval_args=split)
     for name, change, expected in (
         ("leaks", lambda state: state["config"].update(official_negatives=True), "another part of the data"),
-        ("none", lambda state: state["state_dict"].pop("item_embedding.weight"), "has no item vectors, hidden_size is 16"),
+        (
+            "none",
+            lambda state: state["state_dict"].pop("item_embedding.weight"),
+            "has no item vectors, hidden_size is 16",
+        ),
     ):
         state = torch.load(given["pretrained_item_embedding"])
         change(state)
