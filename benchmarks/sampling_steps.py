@@ -1,4 +1,4 @@
-"""What fewer reverse steps change: test metrics and top 10 of a trained DiffuRec or DiffuRecSys.
+"""What fewer reverse steps change: test metrics and top 10 of a trained DiffuRec, DiffuRecSys or ADRec.
 
 The difference between two seeds of the noise with all steps stands beside it: less than that is nothing.
 """
@@ -55,6 +55,8 @@ def measure(args, folder):
     torch.set_num_threads(args.threads)
     state, reference = load_checkpoint(args.checkpoint), None
     for name, settings in VARIANTS.items():
+        if not set(settings) <= set(state["config"]):
+            continue  # ADRec has no ensembles
         changed = str(Path(folder) / "changed.pth")
         torch.save({**state, "config": {**state["config"], **settings, "use_gpu": False}}, changed)
         top, place, seconds = rank(changed, args.data_path, args.users)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from recbole_diffusion.augment.arguments import generator_schema
 from recbole_diffusion.data.pseudo_items import histories_hash, place_of
@@ -12,7 +11,7 @@ from recbole_diffusion.settings.abilities import EXPORTABLE
 from recbole_diffusion.settings.config import DiffusionConfig, named_files
 from recbole_diffusion.settings.properties import load_yaml, property_file
 from recbole_diffusion.settings.recipes import WORD as RECIPE
-from recbole_diffusion.training.checkpoint import load_checkpoint
+from recbole_diffusion.training.pretrained import checkpoint_of_these_items
 
 FORMAT = 1  # another one makes all that is kept unknown
 WITHOUT_GENERATOR = ("pseudo_source", "pseudo_length", "max_history", "guide_from", "seed")  # settings that still count
@@ -72,21 +71,9 @@ def checkpoint_of(own, config, data):
             f"{what} a trained model: train one with '{command}' and name its NAME-best.pth, --checkpoint=FILE, or set "
             f"item_vectors: random" + (" and guidance: free" if classified else "")
         )
-    if not Path(own["checkpoint"]).is_file():
-        raise UsageError(f"checkpoint '{own['checkpoint']}' does not exist: make one with '{command}'")
-    checkpoint = load_checkpoint(own["checkpoint"])
-    saved, weight = checkpoint["config"], checkpoint["state_dict"].get("item_embedding.weight")
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
-    if saved["dataset"] != name or checkpoint["item_tokens"] != tokens:
-        raise UsageError(
-            f"checkpoint '{own['checkpoint']}' is of data set '{saved['dataset']}' with other items than '{name}' has now: "
-            f"make one with '{command}'"
-        )
-    if saved["eval_args"]["split"] != config["eval_args"]["split"] or saved.get("graph_source") == "all":
-        raise UsageError(
-            f"checkpoint '{own['checkpoint']}' was trained on another part of the data than {config['eval_args']['split']} "
-            f"gives to training: make one with '{command}'"
-        )
+    checkpoint = checkpoint_of_these_items(own["checkpoint"], config, tokens, command)
+    saved, weight = checkpoint["config"], checkpoint["state_dict"].get("item_embedding.weight")
     if weight is None or (classified and saved["model"] not in EXPORTABLE):
         fitting = ", ".join(EXPORTABLE)
         raise UsageError(

@@ -104,9 +104,9 @@ def command_for(config):
 
 
 def place_of(config):
-    """`` --data_path=FOLDER`` for commands, or nothing where it is the default."""
-    folder = str(Path(config["data_path"]).parent)
-    return "" if folder == "dataset" else f" --data_path={shlex.quote(folder)}"
+    """`` --data_path=FOLDER`` for commands, or nothing where the user named none."""
+    folder = config.external_config_dict.get("data_path")
+    return "" if folder is None else f" --data_path={shlex.quote(str(folder))}"
 
 
 def histories_hash(train):

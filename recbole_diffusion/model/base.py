@@ -129,6 +129,9 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         pseudo = interaction[PSEUDO_LENGTH].sum() if PSEUDO_LENGTH in interaction else 0
         return int(interaction[self.ITEM_SEQ_LEN].sum() - pseudo)
 
+    def begin_epoch(self, epoch):
+        """What a model does before an epoch of training, numbered from 0; a resumed training begins with the one it left."""
+
     def training_steps(self):
         """Steps of the optimizer for every batch, where one with the sum of all parts for all parameters is not enough.
 

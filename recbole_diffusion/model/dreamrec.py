@@ -25,14 +25,12 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.layers.spread import spread_of
+from recbole_diffusion.layers.spread import collapse_of, spread_of
 from recbole_diffusion.model.base import require_even_width
 from recbole_diffusion.model.transformer_recommender import TransformerRecommender
 from recbole_diffusion.processes import rows_of_all
 
 START, REVERSE = range(2)  # kinds of noise drawn for a history at evaluation
-# Items count as collapsed when they are narrower than this part of their start, or their mean cosine is larger.
-SHRUNK, CROWDED = 0.75, 0.5
 
 
 def dreamrec_schedule(config):
@@ -215,13 +213,8 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
         return {"item std": deviation, "item cosine": cosine}
 
     def epoch_warning(self, report):
-        start, cosine = self.config["initializer_range"], report["item cosine"]
-        if report["item std"] > SHRUNK * start and cosine < CROWDED:
-            return None
-        return (
-            f"the item vectors collapse: standard deviation {report['item std']:.2g} from {start:g} at the start, mean "
-            f"cosine of two items {cosine:.2f}: raise ce_weight or hidden_size, or set item_target: detach"
-        )
+        collapse = collapse_of(report["item std"], report["item cosine"], self.config["initializer_range"])
+        return collapse and f"{collapse}: raise ce_weight or hidden_size, or set item_target: detach"
 
 
 class PreferDiff(DreamRec):

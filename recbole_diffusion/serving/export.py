@@ -6,7 +6,8 @@ padded rows; tests/serving/test_export.py holds both to the same numbers.
 Models whose user vector is a function of the history are exported as they recommend, DreamRec and PreferDiff with the
 mean of what they generate, which is how they recommend by default. DiffuRec and DiffuRecSys start from noise, which an
 exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its
-mean, a single forward pass of the approximator.
+mean, a single forward pass of the approximator. Of ADRec all steps are exported, from zeros and without noise, which is
+how it recommends with ``sampling_noise: False`` or as its twin.
 """
 
 import io
@@ -219,6 +220,46 @@ class PaddedDiffuRec(PaddedScorer):
         return attend(layer, query, key, value, rows.visible[:, None, None, :])
 
 
+class PaddedADRec(PaddedScorer):
+    """ADRec without noise, all reverse steps from zeros; the denoiser reads one token in each, as in the packed model."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        model, place, last = self.model, torch.arange(self.width), item_seq_len - 1
+        distance = place[:, None] - place
+        states = through_sasrec(model.encoder, model.embedding_norm(model.item_embedding(item_seq)), distance)
+        if model.config["twin"]:
+            return self.at(through_sasrec(model.denoiser, states, distance), last)
+        step_vectors, at_end = model.step_embedding(), self.at(states, last)
+        following = torch.cat([item_seq[:, 1:], torch.zeros_like(item_seq[:, :1])], 1)
+        past = self._read(model._guided(states, model.item_embedding(following), step_vectors[0]), distance)
+        itself = torch.ones_like(item_seq_len[:, None], dtype=torch.bool)
+        seen = torch.cat([place < last[:, None], itself], 1)[:, None, None, :]
+
+        def denoise(x, t, _):
+            return self._restore(model._guided(at_end, x, step_vectors[t]), past, seen)
+
+        return model.chain.run(torch.zeros_like(at_end), denoise, lambda step: torch.zeros_like(at_end))
+
+    def _read(self, x, distance):
+        """Keys and values [B, L, hidden] that every layer of the denoiser has for the history. x: [B, L, hidden]."""
+        denoiser, past = self.model.denoiser, []
+        for attention, feed_forward in zip(denoiser.attention, denoiser.feed_forward):
+            query, *key_value = attention.qkv(x).chunk(3, -1)
+            past.append(key_value)
+            x = feed_forward(attention.LayerNorm(x + attend(attention, query, *key_value, distance >= 0)))
+        return past
+
+    def _restore(self, x, past, seen):
+        """x: [B, hidden] at the last items; seen: [B, 1, 1, L + 1] bool, of the past and the item itself."""
+        x, denoiser = x.unsqueeze(1), self.model.denoiser
+        for attention, feed_forward, (key, value) in zip(denoiser.attention, denoiser.feed_forward, past):
+            query, own_key, own_value = attention.qkv(x).chunk(3, -1)
+            keys, values = torch.cat([key, own_key], 1), torch.cat([value, own_value], 1)
+            x = feed_forward(attention.LayerNorm(x + attend(attention, query, keys, values, seen)))
+        return x.squeeze(1)
+
+
 class PaddedSTOSA(PaddedScorer):
     """The Gaussians of STOSA, whose layers take padded rows as well."""
 
@@ -252,6 +293,7 @@ EXPORTABLE = {
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,
+    "ADRec": PaddedADRec,
     "SASRec": PaddedAlready,
     "GRU4Rec": PaddedAlready,
 }

@@ -18,6 +18,7 @@ EXPORTABLE = (
     "STOSA",
     "DreamRec",
     "PreferDiff",
+    "ADRec",
     "ECLSR",
     "SASRec",
     "GRU4Rec",

@@ -17,6 +17,7 @@ from recbole_diffusion.training import console
 from recbole_diffusion.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import compile_layers, first_batch_of, restore_model
+from recbole_diffusion.training.pretrained import start_from_pretrained
 from recbole_diffusion.training.resumable import SafeCheckpointMixin
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +31,8 @@ class EpochsMixin(SafeCheckpointMixin):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``, which also writes ``last`` after every epoch. See there for arguments and result."""
         self._meet_data(train_data, valid_data)
+        if self.start_epoch == 0:
+            start_from_pretrained(self.model, self.config, self.item_tokens)
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
@@ -190,6 +193,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         Raises:
             UsageError: when the loss is no longer a number.
         """
+        getattr(self.model, "begin_epoch", lambda _: None)(epoch_idx)
         self.model.train()
         loss_func, totals = loss_func or self.model.calculate_loss, None
         batches = console.bar(train_data, f"epoch {epoch_idx}", show_progress)

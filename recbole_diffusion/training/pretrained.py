@@ -1,0 +1,84 @@
+"""Item vectors of a trained model, for trainings and generators that start from them."""
+
+from pathlib import Path
+
+import torch
+
+from recbole_diffusion import processes
+from recbole_diffusion.data.pseudo_items import place_of
+from recbole_diffusion.errors import UsageError
+from recbole_diffusion.training.checkpoint import load_checkpoint
+
+LEAKING = {"graph_source": "all", "official_negatives": True}  # settings under which a model has seen the test items
+
+
+def checkpoint_of_these_items(path, config, tokens, command):
+    """A checkpoint of the training part of the same data.
+
+    Args:
+        path (str): the file.
+        config (DiffusionConfig): of the data.
+        tokens (list[str]): token of every item number.
+        command (str): what makes such a checkpoint, for the message.
+
+    Returns:
+        dict: see :func:`recbole_diffusion.training.checkpoint.load_checkpoint`.
+
+    Raises:
+        UsageError: when it is missing, damaged, of other items or of another split, or saw the test items.
+    """
+    name, split = config["dataset"], config["eval_args"]["split"]
+    if not Path(path).is_file():
+        raise UsageError(f"checkpoint '{path}' does not exist: make one with '{command}'")
+    checkpoint = load_checkpoint(path)
+    saved = checkpoint["config"]
+    if saved["dataset"] != name or checkpoint["item_tokens"] != tokens:
+        raise UsageError(
+            f"checkpoint '{path}' is of data set '{saved['dataset']}' with other items than '{name}' has now: make one "
+            f"with '{command}'"
+        )
+    if saved["eval_args"]["split"] != split or any(saved.get(key) == value for key, value in LEAKING.items()):
+        raise UsageError(
+            f"checkpoint '{path}' was trained on another part of the data than {split} gives to training: make one "
+            f"with '{command}'"
+        )
+    return checkpoint
+
+
+def start_from_pretrained(model, config, tokens):
+    """Give a new model the item vectors of the checkpoint that ``pretrained_item_embedding`` names, if it has that.
+
+    Args:
+        model (DiffusionSequentialRecommender): on its device.
+        config (DiffusionConfig): its settings.
+        tokens (list[str]): token of every item number.
+
+    Raises:
+        UsageError: when the checkpoint does not serve, and for ``frozen_epochs`` without one.
+    """
+    path, width = config["pretrained_item_embedding"], config["hidden_size"]
+    command = (
+        f"recbole-diffusion run --model={config['model']} --twin=True --hidden_size={width} "
+        f"--dataset={config['dataset']}{place_of(config)}"
+    )
+    if path:
+        vectors = processes.first_does(_item_vectors, path, config, tokens, command)
+        with torch.no_grad():
+            model.item_embedding.weight.copy_(vectors)
+    elif config["frozen_epochs"]:
+        raise UsageError(
+            f"frozen_epochs {config['frozen_epochs']} is for trained item vectors: make some with '{command}' and name "
+            f"its NAME-best.pth, --pretrained_item_embedding=FILE, or set frozen_epochs: 0"
+        )
+
+
+def _item_vectors(path, config, tokens, command):
+    """[V, d] float32, zeros for padding."""
+    checkpoint = checkpoint_of_these_items(path, config, tokens, command)
+    table, width = checkpoint["state_dict"].get("item_embedding.weight"), config["hidden_size"]
+    if table is None or table.dim() != 2 or table.shape[1] != width:
+        found = "no item vectors" if table is None else f"item vectors of {table.shape[-1]} numbers"
+        raise UsageError(f"checkpoint '{path}' has {found}, hidden_size is {width}: make one with '{command}'")
+    vectors = table[: len(tokens)].float().clone()
+    vectors[0] = 0
+    return vectors
