@@ -134,6 +134,14 @@ class _RowsOfAll(torch.autograd.Function):
         return gradient.split(ctx.counts)[rank()], None
 
 
+def sum_of_all(tensor):
+    """The sum of the tensors [...] of all processes, without gradients; all have to call this together."""
+    if world_size() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def copy_from_first(model):
     """Give all processes the weights of the first."""
     if world_size() > 1:

@@ -90,8 +90,8 @@ def reverse_chain(
         sampling_steps (int): steps to take; ``T`` gives the chain of the paper, 1 a single prediction at t = 0.
         sampler (str): ``ddpm``, the posterior q(x_{t-1} | x_t, x_0) (DiffuRecSys Eq. 7-8), or ``ddim`` (Song et
             al. 2021).
-        variance (str): of ddpm: ``beta`` (fixed large, the released code), ``posterior`` (Eq. 8) or ``none``, the
-            posterior's mean alone.
+        variance (str): of ddpm: ``beta`` (fixed large, the released code), ``posterior`` (Eq. 8), ``none``, the
+            posterior's mean alone, or ``official_exp``, the posterior taken for its own logarithm (DiQDiff's code).
         eta (float): of ddim: 0 is deterministic given the start.
 
     Returns:
@@ -106,7 +106,7 @@ def reverse_chain(
     beta = 1 - now / before
     posterior = beta * (1 - before) / (1 - now)
     if sampler == "ddpm":
-        variances = {"beta": beta, "posterior": posterior, "none": torch.zeros_like(beta)}
+        variances = {"beta": beta, "posterior": posterior, "none": torch.zeros_like(beta), "official_exp": posterior.exp()}
         if variance not in variances:
             raise ValueError(f"variance must be one of {', '.join(variances)}, got '{variance}'")
         clean = beta * before.sqrt() / (1 - now)

@@ -170,6 +170,9 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """
         return {None: len(interaction)}
 
+    def after_step(self):
+        """What follows a step of the optimizer; all processes call it together, those without rows in the batch as well."""
+
     def training_state(self):
         """What training needs beside the weights, for checkpoints: a dict of tensors and JSON values."""
         return {}

@@ -4,10 +4,11 @@ The packed layers make tensors whose shapes depend on the data, which does not e
 padded rows; tests/serving/test_export.py holds both to the same numbers.
 
 Models whose user vector is a function of the history are exported as they recommend, DreamRec and PreferDiff with the
-mean of what they generate, which is how they recommend by default. DiffuRec and DiffuRecSys start from noise, which an
-exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0 and lambda at its
-mean, a single forward pass of the approximator. Of ADRec all steps are exported, from zeros and without noise, which is
-how it recommends with ``sampling_noise: False`` or as its twin.
+mean of what they generate, which is how they recommend by default. DiffuRec, DiffuRecSys and DiQDiff start from noise,
+which an exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0, lambda at
+its mean and the best code, a single forward pass of the approximator. The twin of DiQDiff has no noise and is whole. Of ADRec
+all steps are exported, from zeros and without noise, which is how it recommends with ``sampling_noise: False`` or as its
+twin.
 """
 
 import io
@@ -175,13 +176,21 @@ class PaddedDiffuRec(PaddedScorer):
         if model.config["use_position"]:
             h = h + model.position_embedding(rows.from_end)
         h = model.embedding_norm(h)
-        guide = (model.config["lambda_mean"] * model.step_embedding()[0]).expand_as(h)
+        h, guide = self._known(h, rows), self._guide().expand_as(h)
         blocks = model.approximator.blocks if model.approximator.chained else model.approximator.blocks[-1:]
         if blocks[0].cross_attention is None:
             h = h + guide
         for block in blocks:
             h = self._block(block, h, guide, rows)
         return model.approximator.norm(self.at(h, rows.last))
+
+    def _known(self, embedded, rows):
+        """What is told of the history, [B, L, hidden]."""
+        return embedded
+
+    def _guide(self):
+        """What is told of the noised item: [hidden]."""
+        return self.model.config["lambda_mean"] * self.model.step_embedding()[0]
 
     def _rows(self, item_seq, item_seq_len):
         place, empty = torch.arange(self.width), self.width - item_seq_len[:, None]
@@ -260,6 +269,21 @@ class PaddedADRec(PaddedScorer):
         return x.squeeze(1)
 
 
+class PaddedDiQDiff(PaddedDiffuRec):
+    """The same of DiQDiff, with the code that suits the history best."""
+    def _known(self, embedded, rows):
+        config, codebook = self.model.config, self.model.codebook
+        known = config["lambda_history"] * embedded
+        if codebook is None:
+            return known
+        place = rows.last[:, None] - torch.arange(self.width)  # from the end: of the items, and where such a place is
+        backwards = embedded.gather(1, place.clamp(min=0)[..., None].expand_as(embedded))
+        backwards = backwards.masked_fill(place[..., None] < 0, 0).flatten(1)
+        label = F.linear(backwards, codebook.weight.flatten(0, 1).t(), codebook.bias).argmax(-1)
+        code = codebook.codes()[label].gather(1, place.clamp(min=0)[..., None].expand_as(embedded))
+        return known + config["lambda_code"] * code
+    def _guide(self):
+        return torch.zeros(self.model.config["hidden_size"]) if self.model.config["twin"] else super()._guide()
 class PaddedSTOSA(PaddedScorer):
     """The Gaussians of STOSA, whose layers take padded rows as well."""
 
@@ -289,6 +313,7 @@ EXPORTABLE = {
     "MCLRec": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
+    "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,

@@ -12,6 +12,7 @@ EXPORTABLE = (
     "CaDiRec",
     "DiffuRec",
     "DiffuRecSys",
+    "DiQDiff",
     "CL4SRec",
     "DuoRec",
     "MCLRec",
@@ -24,7 +25,7 @@ EXPORTABLE = (
     "GRU4Rec",
 )
 # Models that compare the rows of a batch, which would all be of one length.
-REFUSE_TRIMMING = ("CaDiRec", "CL4SRec", "DuoRec", "MCLRec", "ECLSR")
+REFUSE_TRIMMING = ("CaDiRec", "DiQDiff", "CL4SRec", "DuoRec", "MCLRec", "ECLSR")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.

@@ -11,6 +11,7 @@ MODELS = {
     "CaDiRec": "recbole_diffusion.model.cadirec",
     "DiffuRec": "recbole_diffusion.model.diffurecsys",
     "DiffuRecSys": "recbole_diffusion.model.diffurecsys",
+    "DiQDiff": "recbole_diffusion.model.diqdiff",
     "DiffSBR": "recbole_diffusion.model.diffsbr",
     "CL4SRec": "recbole_diffusion.model.cl4srec",
     "DuoRec": "recbole_diffusion.model.duorec",

@@ -241,6 +241,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         processes.sum_gradients(self.model.parameters())
         with at_part_of_rate(self.optimizer, min(1, (self.steps_taken + 1) / max(1, self.config["lr_warmup_steps"]))):
             self._update()
+        getattr(self.model, "after_step", lambda: None)()
         return tuple(loss.item() for loss in losses)
 
     def _share_of_losses(self, interaction, loss_func):

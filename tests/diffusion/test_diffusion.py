@@ -151,6 +151,19 @@ def test_the_posterior_is_bayes_rule():
         assert chain.state[step] == pytest.approx(float(variance * likelihood / (1 - betas[t]).sqrt()), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    "variance, scales",
+    [
+        ("official_exp", {1: 1.004759, 2: 1.012713, 16: 1.178263, 31: 1.373688}),
+        ("posterior", {1: 0.097440, 2: 0.158952, 16: 0.572785, 31: 0.796868}),
+    ],
+)
+def test_golden_scales_of_the_noise_of_diqdiff(variance, scales):
+    chain = reverse_chain(named_betas("trunc_lin", 32), 32, variance=variance)
+    noise = dict(zip(chain.timesteps, chain.noise))
+    assert {t: noise[t] for t in scales} == pytest.approx(scales, abs=2e-6) and noise[0] == 0
+
+
 def test_fewer_steps_keep_both_ends_and_recompute_the_coefficients():
     betas = named_betas("trunc_lin", 32)
     assert kept_timesteps(32, 32) == list(range(31, -1, -1))

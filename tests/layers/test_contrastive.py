@@ -3,6 +3,7 @@
 import math
 
 import plain_contrastive as plain
+import plain_diqdiff
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,33 @@ def test_equal_views_of_equal_users_cannot_be_told_apart():
 
 def test_golden_value_of_info_nce():
     assert info_nce(torch.eye(256), torch.eye(256), 0.05).item() == pytest.approx(5.256e-7, rel=0.1)
+
+
+@pytest.mark.parametrize("rows, value", [(1024, 6.390e-4), (64, 3.937e-5)])
+def test_golden_values_of_vectors_that_have_to_find_themselves(rows, value):
+    """DiQDiff's contrast: orthogonal vectors, and equal ones."""
+    unit, same = torch.eye(rows), torch.ones(rows, 3)
+    assert info_nce(unit, unit, 0.07).item() == pytest.approx(value, rel=1e-2)
+    assert info_nce(same, same, 0.07).item() == pytest.approx(math.log(rows), abs=1e-5)
+
+
+@pytest.mark.parametrize("rows, value", [(1024, 0.00141), (512, 0.00071)])
+def test_random_directions_are_nearly_orthogonal(rows, value):
+    torch.manual_seed(0)
+    vectors = torch.randn(rows, 128)
+    assert info_nce(vectors, vectors, 0.07).item() == pytest.approx(value, rel=0.1)
+
+
+@pytest.mark.parametrize("mask_same_target", [False, True])
+def test_vectors_that_have_to_find_themselves_equal_the_form_by_all_pairs(mask_same_target):
+    torch.manual_seed(0)
+    vectors, target = torch.randn(40, 8, dtype=torch.float64, requires_grad=True), torch.randint(9, (40,))
+    hidden = (target[:, None] == target).fill_diagonal_(False) if mask_same_target else None
+    fast = info_nce(vectors, vectors, 0.07, hidden)
+    slow = plain_diqdiff.repulsion(vectors, target, 0.07, mask_same_target)
+    torch.testing.assert_close(fast, slow, atol=1e-9, rtol=1e-7)
+    gradients = (torch.autograd.grad(loss, vectors)[0] for loss in (fast, slow))
+    torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tau", [0.3, 1.0])

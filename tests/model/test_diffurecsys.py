@@ -11,7 +11,7 @@ from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
-from recbole_diffusion.model.diffurecsys import LAMBDA, REVERSE, START
+from recbole_diffusion.model.restoring_recommender import LAMBDA, REVERSE, START
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model
 

@@ -12,6 +12,7 @@ import torch
 
 from recbole_diffusion import run
 from recbole_diffusion.cli import main
+from recbole_diffusion.diffusion.keyed_noise import KeyedNoise
 from recbole_diffusion.serving.export import EXPORTABLE, export_onnx, padded_scorer
 from recbole_diffusion.serving.recommender import Catalogue, Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
@@ -47,6 +48,10 @@ CASES = {
          "fill_padding_rows": True, "shared_norm": True, "drop_cross_output": True, "drop_block_output": False},
     ),
     "DiffuRecSys, released masks": ("DiffuRecSys", {"attention_mask": "queries"}),
+    "DiQDiff": ("DiQDiff", {"num_codes": 5}),
+    "DiQDiff, no codes": ("DiQDiff", {"svq": "none", "use_position": True}),
+    "DiQDiff, twin": ("DiQDiff", {"num_codes": 5, "twin": True, "lambda_history": 0.6, "sampling_steps": 9}),
+    "DiQDiff, released": ("DiQDiff", {"num_codes": 5, "official_codes": True, "attention_mask": "queries"}),
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
@@ -66,7 +71,7 @@ CASES = {
 
 def recommender(case):
     model, settings = CASES[case]
-    if model.startswith("DiffuRec"):
+    if model.startswith(("DiffuRec", "DiQDiff")):
         # Large, so that a wrong guide would show.
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
@@ -75,6 +80,9 @@ def recommender(case):
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
+        if getattr(network, "codebook", None) is not None:
+            network.codebook.totals.uniform_(0.5, 2)
+            network.codebook.weight.mul_(9)
     return Recommender(config, network, TOKENS)
 
 
@@ -88,8 +96,8 @@ def inputs(sequences=SEQUENCES):
 @torch.no_grad()
 def packed_scores(network):
     """Scores [B, V - 1] of the packed model without noise: x = 0 and lambda at its mean."""
-    if getattr(network, "noise", None) is not None:
-        network.noise.table.zero_()
+    for noise in (module for module in network.modules() if isinstance(module, KeyedNoise)):
+        noise.table.zero_()
     item_seq, lengths = inputs()
     return network.full_sort_predict({network.ITEM_SEQ: item_seq, network.ITEM_SEQ_LEN: lengths})[:, 1:]
 
@@ -113,6 +121,7 @@ def test_the_padded_form_equals_the_packed_model(case):
         "STOSA",
         "DreamRec",
         "ADRec",
+        "DiQDiff",
         "SASRec",
         "GRU4Rec",
         pytest.param("DiffuRecSys", marks=pytest.mark.slow),
