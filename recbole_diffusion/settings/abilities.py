@@ -16,6 +16,7 @@ EXPORTABLE = (
     "DuoRec",
     "MCLRec",
     "STOSA",
+    "AttenMixer",
     "DreamRec",
     "PreferDiff",
     "ECLSR",

@@ -19,6 +19,7 @@ MODELS = {
     "ECLSR": "recbole_diffusion.model.eclsr",
     "DreamRec": "recbole_diffusion.model.dreamrec",
     "PreferDiff": "recbole_diffusion.model.dreamrec",
+    "AttenMixer": "recbole_diffusion.model.attenmixer",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
