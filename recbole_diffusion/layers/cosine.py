@@ -1,7 +1,7 @@
 """Recommending by the cosine of user and item, for training and for prediction alike (NISER, 2019).
 
-The cosine is an inner product of unit vectors, so that whatever works with inner products, the fused cross-entropy among
-it, works here, and no matrix of all users and items is needed.
+The cosine is an inner product of unit vectors, so that whatever works with inner products works here, the fused
+cross-entropy too, and no matrix of all users and items is needed.
 """
 
 from __future__ import annotations

@@ -90,9 +90,7 @@ class ReleasedAttention(nn.Module):
         longest (int): items to which all sessions are padded, on which the weights depend.
     """
 
-    def __init__(
-        self, hidden_size: int, n_heads: int, n_levels: int, level: str, power: float, longest: int
-    ) -> None:
+    def __init__(self, hidden_size: int, n_heads: int, n_levels: int, level: str, power: float, longest: int) -> None:
         super().__init__()
         self.n_heads, self.power, self.longest = n_heads, power, longest
         self.queries = LevelQueries(hidden_size, n_levels, level)

@@ -2,8 +2,9 @@ r"""AttenMixer
 ################################################
 
 Reference:
-    Peiyan Zhang, Jiayan Guo, Chaozhuo Li, Yueqi Xie, Jae Boum Kim, Yan Zhang, Xing Xie, Haohan Wang, Sunghun Kim.
-    "Efficiently Leveraging Multi-level User Intent for Session-based Recommendation via Atten-Mixer Network." WSDM 2023.
+    Peiyan Zhang, Jiayan Guo, Chaozhuo Li, Yueqi Xie, Jaeboum Kim, Yan Zhang, Xing Xie, Haohan Wang, Sunghun Kim.
+    "Efficiently Leveraging Multi-level User Intent for Session-based Recommendation via Atten-Mixer Network."
+    WSDM 2023.
 
 The last 1, 2, ..., K items of a session make queries of rising level; each looks at all items, and what they find is
 pooled. There is no graph. Items are ranked by their cosine. ``docs/attenmixer.md`` says what its released code does
@@ -53,7 +54,9 @@ class AttenMixer(DiffusionSequentialRecommender):
         levels = config["n_levels"], config["level"], config["pool_power"]
         sizes = (config["hidden_size"], config["n_heads"], *levels)
         if config["attention"] == "released":
-            self.logger.warning("attention: released mixes up the items of a session: to compare with the released code only")
+            self.logger.warning(
+                "attention: released mixes up the items of a session: to compare with the released code only"
+            )
             return ReleasedAttention(*sizes, longest=self.max_seq_length)
         return LevelAttention(*sizes)
 
@@ -61,8 +64,8 @@ class AttenMixer(DiffusionSequentialRecommender):
     def _initialize(self):
         """Weights from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, which draws those of the norm too."""
         bound = self.config["hidden_size"] ** -0.5
-        for name, parameter in self.named_parameters():
-            if not name.startswith("mixer.norm.") or self.config["attention"] == "released":
+        for name, parameter in [*self.item_embedding.named_parameters(), *self.mixer.named_parameters()]:
+            if not name.startswith("norm.") or self.config["attention"] == "released":
                 nn.init.uniform_(parameter, -bound, bound)
         self.item_embedding.weight[0] = 0
 

@@ -1,7 +1,7 @@
 """Atten-Mixer written plainly: one session, one head, one level and one item at a time, and a matrix of all logits.
 
-It reads the weights and settings of a model, so that both compute the same numbers from the same parameters. This is what
-the fast version is checked against (tests/model/test_attenmixer.py).
+It reads the weights and settings of a model, so that both compute the same numbers from the same parameters. The fast
+version is checked against it (tests/model/test_attenmixer.py).
 """
 
 import torch
@@ -27,14 +27,19 @@ def soft_weights(model, x):
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         maps = [torch.stack([q[part] @ k[part] for k in keys]).div(size**0.5).softmax(0) for q in queries]
-        pooled = torch.stack([sum(a[l] ** p for a in maps) ** (1 / p) for l in range(len(x))])
+        pooled = torch.stack([sum(a[place] ** p for a in maps) ** (1 / p) for place in range(len(x))])
         rows.append(pooled / pooled.sum())
     return torch.stack(rows)
 
 
 def released_weights(model, x):
     """[n, d] -> weights [heads, n], as the released code has them; sessions are padded to their longest."""
-    layer, heads, p, longest = model.mixer.weights, model.config["n_heads"], model.config["pool_power"], model.max_seq_length
+    layer, heads, p, longest = (
+        model.mixer.weights,
+        model.config["n_heads"],
+        model.config["pool_power"],
+        model.max_seq_length,
+    )
     size = x.shape[-1] // heads
     queries = layer.query(levels(model, x) / levels(model, x).norm(dim=0).clamp(min=1e-12)).flatten().split(size)
     keys = layer.key(F.pad(x, (0, 0, 0, longest - len(x)))).flatten().split(size)
@@ -44,7 +49,7 @@ def released_weights(model, x):
         for query in queries[head * n_levels : (head + 1) * n_levels]:
             logits = torch.stack([query @ key for key in keys[head * longest : (head + 1) * longest]])
             maps.append((2 * logits.sigmoid()).softmax(0))
-        pooled = torch.stack([sum(a[l] ** p for a in maps) ** (1 / p) for l in range(len(x))])
+        pooled = torch.stack([sum(a[place] ** p for a in maps) ** (1 / p) for place in range(len(x))])
         rows.append((2 * pooled).softmax(0))
     return torch.stack(rows)
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from recbole_diffusion.layers.levels import LevelAttention, LevelQueries, MeanWeights, ReleasedAttention, SessionMixer, latest_items
+from recbole_diffusion.layers.levels import (
+    LevelAttention,
+    LevelQueries,
+    MeanWeights,
+    ReleasedAttention,
+    SessionMixer,
+    latest_items,
+)
 
 SIZES = dict(hidden_size=8, n_heads=2, n_levels=3, level="concat", power=4.0)
 
@@ -100,8 +107,12 @@ def test_the_released_weight_of_an_item_comes_from_another_one():
     with torch.no_grad():
         layer.queries.levels[0].weight.zero_()  # so that only keys matter
     key = layer._cut(layer.key(x))
-    own = [token for token in range(20) if torch.autograd.grad(key[0, 0, 9].sum(), x, retain_graph=True)[0][0, token].any()]
-    far = [token for token in range(20) if torch.autograd.grad(key[0, 7, 9].sum(), x, retain_graph=True)[0][0, token].any()]
+    own = [
+        token for token in range(20) if torch.autograd.grad(key[0, 0, 9].sum(), x, retain_graph=True)[0][0, token].any()
+    ]
+    far = [
+        token for token in range(20) if torch.autograd.grad(key[0, 7, 9].sum(), x, retain_graph=True)[0][0, token].any()
+    ]
     assert own == [1] and far == [18] and not real[0, 18]
 
 

@@ -29,14 +29,20 @@ def build(n_items=N_ITEMS, longest=12, **settings):
             return n_items + 1
 
     torch.manual_seed(3)
-    return AttenMixer(make_config("AttenMixer", "unused", MAX_ITEM_LIST_LENGTH=longest, **{**SMALL, **settings}), FakeData())
+    return AttenMixer(
+        make_config("AttenMixer", "unused", MAX_ITEM_LIST_LENGTH=longest, **{**SMALL, **settings}), FakeData()
+    )
 
 
 def batch(seed=0, rows=9, width=12, shortest=1):
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, width + 1, (rows,), generator=random)
     items = torch.randint(1, N_ITEMS + 1, (rows, width), generator=random)
-    return items * (torch.arange(width) < lengths[:, None]), lengths, torch.randint(1, N_ITEMS + 1, (rows,), generator=random)
+    return (
+        items * (torch.arange(width) < lengths[:, None]),
+        lengths,
+        torch.randint(1, N_ITEMS + 1, (rows,), generator=random),
+    )
 
 
 def scores(model, items, lengths):
@@ -69,7 +75,12 @@ def golden(**settings):
     sizes = {"hidden_size": 8, "n_heads": 2, "n_levels": 3, "pool_power": 4.0, "scale": 16.0, "longest": 6}
     model = build(n_items=8, **{**sizes, **settings}).double().eval()
     weights = model.mixer.weights
-    layers = [(weights.query, 0.3, 1), (weights.key, 0.3, 3), (model.mixer.value, 0.3, 5), (model.mixer.output, 0.3, 20)]
+    layers = [
+        (weights.query, 0.3, 1),
+        (weights.key, 0.3, 3),
+        (model.mixer.value, 0.3, 5),
+        (model.mixer.output, 0.3, 20),
+    ]
     layers += [(layer, 0.3, 7 + i) for i, layer in enumerate(weights.queries.levels)]
     with torch.no_grad():
         model.item_embedding.weight.copy_(fill(model.item_embedding.weight.shape, 0.5, 0))
@@ -172,7 +183,9 @@ def test_initial_weights():
     bound = 16**-0.5
     for attention in ("soft", "released"):
         model = build(attention=attention)
-        weight = torch.cat([p.flatten() for name, p in model.named_parameters() if "norm" not in name and "item" not in name])
+        weight = torch.cat(
+            [p.flatten() for name, p in model.named_parameters() if "norm" not in name and "item" not in name]
+        )
         assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / 3**0.5, abs=0.01)
         assert (model.mixer.norm.weight == 1).all() == (attention == "soft")  # the code draws its gain, too
         assert model.item_embedding.weight[0].abs().sum() == 0
