@@ -24,6 +24,7 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.layers.approximator import FILL, CrossAttention
+from recbole_diffusion.layers.cosine import unit
 from recbole_diffusion.layers.hstu import HSTU
 from recbole_diffusion.layers.ligr import LiGR
 from recbole_diffusion.layers.transformer import PackedTransformer
@@ -297,6 +298,24 @@ class PaddedSTOSA(PaddedScorer):
         return self.model.item_vectors()
 
 
+class PaddedAttenMixer(PaddedScorer):
+    """Atten-Mixer, whose layers take padded rows; its items have length one in the file already."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.register_buffer("directions", unit(model.item_embedding.weight.detach()))
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        real = torch.arange(self.width) < item_seq_len[:, None]
+        x = self.directions[item_seq].masked_fill(~real.unsqueeze(-1), 0)
+        return self.model.head.users(self.model.mixer(x, real))
+
+    def items(self):
+        """[V, hidden]."""
+        return self.directions
+
+
 class PaddedAlready(PaddedScorer):
     """A model of RecBole, which works on padded rows by itself."""
 
@@ -315,6 +334,7 @@ EXPORTABLE = {
     "DiffuRecSys": PaddedDiffuRec,
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
+    "AttenMixer": PaddedAttenMixer,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

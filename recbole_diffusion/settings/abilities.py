@@ -17,6 +17,7 @@ EXPORTABLE = (
     "DuoRec",
     "MCLRec",
     "STOSA",
+    "AttenMixer",
     "DreamRec",
     "PreferDiff",
     "ADRec",

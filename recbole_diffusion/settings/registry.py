@@ -21,6 +21,7 @@ MODELS = {
     "DreamRec": "recbole_diffusion.model.dreamrec",
     "PreferDiff": "recbole_diffusion.model.dreamrec",
     "ADRec": "recbole_diffusion.model.adrec",
+    "AttenMixer": "recbole_diffusion.model.attenmixer",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

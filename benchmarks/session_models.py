@@ -1,0 +1,81 @@
+"""Session models on grocery, in turn: an epoch beside SR-GNN's, an evaluation, a step against one session at a time.
+
+A further model takes a line in CASES, and in PLAIN the name of its plain form: a module of tests/helpers with ``loss``.
+"""
+
+import importlib
+import itertools
+import statistics
+import time
+
+from common import in_fresh_process, parse, peak_mb, prepare, spread, time_steps
+
+REFERENCE = "SR-GNN (RecBole)"
+CASES = {
+    REFERENCE: ("SRGNN", {}),
+    "NARM (RecBole)": ("NARM", {}),
+    "AttenMixer": ("AttenMixer", {}),
+    "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
+    "AttenMixer, released": ("AttenMixer", {"attention": "released"}),
+}
+PLAIN = {"AttenMixer": "plain_attenmixer"}
+EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds
+
+
+def stepper(network, optimizer, loss_of):
+    """A function that trains on one batch."""
+
+    def step(batch):
+        optimizer.zero_grad()
+        losses = loss_of(batch)
+        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+        optimizer.step()
+
+    return step
+
+
+def epoch(case, args):
+    """Seconds of some steps, how many an epoch has, and seconds of an evaluation of the test part."""
+    from recbole_diffusion.training.trainer import trainer_class
+
+    model, settings = CASES[case]
+    config, loaders, network, optimizer = prepare(model, args.dataset, args, train_batch_size=args.batch, **settings)
+    batches = itertools.islice(itertools.cycle(loaders[0]), args.steps)
+    seconds = time_steps(stepper(network, optimizer, network.calculate_loss), batches)
+    trainer, start = trainer_class(config)(config, network), time.perf_counter()
+    trainer.evaluate(loaders[2], load_best_model=False)
+    found = {"seconds": seconds, "steps": len(loaders[0]), "evaluation": time.perf_counter() - start}
+    return {**found, "peak": peak_mb()}
+
+
+def plain_steps(case, args):
+    """Seconds of the same steps, one session at a time and with a matrix of all logits."""
+    model, settings = CASES[case]
+    _, loaders, network, optimizer = prepare(model, args.dataset, args, train_batch_size=args.batch, **settings)
+    plain = importlib.import_module(PLAIN[model])
+    columns = network.ITEM_SEQ, network.ITEM_SEQ_LEN, network.ITEM_ID
+
+    def loss_of(batch):
+        return plain.loss(network, *(batch[column] for column in columns))
+
+    batches = itertools.islice(loaders[0], args.plain_steps)
+    return {"seconds": time_steps(stepper(network, optimizer, loss_of), batches, warm_up=1)}
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, dataset="grocery", batch=512, steps=30, plain_steps=4, only="")
+    cases = [case for case in CASES if not args.only or case in (REFERENCE, *args.only.split(","))]
+    reference, steps = None, {}
+    for case in cases:
+        found = in_fresh_process(epoch, case, args)
+        steps[case] = statistics.median(found["seconds"])
+        seconds = steps[case] * found["steps"]
+        reference = reference or seconds
+        print(f"{case}: step {spread(found['seconds'])}, {found['steps']} make {seconds:.1f} s an epoch, "
+              f"{seconds / reference:.2f} of {REFERENCE} (bound {EPOCH_BOUND}); evaluation "
+              f"{found['evaluation']:.1f} s (bound {EVALUATION_BOUND:.0f}); peak {found['peak']:.0f} MB")  # fmt: skip
+    for case in cases:
+        if CASES[case][0] in PLAIN:
+            plain = statistics.median(in_fresh_process(plain_steps, case, args)["seconds"])
+            ratio = plain / steps[case]
+            print(f"{case}: step {steps[case]:.3f} s, one session at a time {plain:.2f} s, {ratio:.0f} times faster")
