@@ -4,18 +4,29 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 from recbole_diffusion.augment.arguments import generator_schema
+from recbole_diffusion.data.dataset import training_item_counts
 from recbole_diffusion.data.pseudo_items import histories_hash, place_of
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import expand_home
 from recbole_diffusion.settings.abilities import EXPORTABLE
-from recbole_diffusion.settings.config import DiffusionConfig, named_files
+from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.properties import load_yaml, property_file
 from recbole_diffusion.settings.recipes import WORD as RECIPE
+from recbole_diffusion.settings.recipes import named_files
 from recbole_diffusion.training.checkpoint import load_checkpoint
 
 FORMAT = 1  # another one makes all that is kept unknown
+CLASSIFIERS = tuple(model for model in EXPORTABLE if model != "STOSA")  # which compares more than one vector an item
 WITHOUT_GENERATOR = ("pseudo_source", "pseudo_length", "max_history", "guide_from", "seed")  # settings that still count
+
+
+class DataConfig(DiffusionConfig):
+    """Settings of a data set; an unknown one may have been meant for the generator."""
+
+    hints = tuple(generator_schema())
 
 
 def split_settings(name, settings):
@@ -51,12 +62,12 @@ def split_settings(name, settings):
     ):
         if given.pop(key, None) is not None:
             raise UsageError(f"{needed}: remove --{key}")
-    config = DiffusionConfig("SASRec", name, config_dict=given)
+    config = DataConfig("SASRec", name, config_dict=given)
     return {**own, "seed": config["seed"]}, config
 
 
-def checkpoint_of(own, config, data):
-    """The checkpoint that the settings need, checked against the data, or None.
+def checkpoint_of(own, config, train):
+    """The checkpoint that the settings need, checked against the training part, or None.
 
     Raises:
         UsageError: when it is missing, of other items or another split, or saw what it must not.
@@ -76,23 +87,39 @@ def checkpoint_of(own, config, data):
         raise UsageError(f"checkpoint '{own['checkpoint']}' does not exist: make one with '{command}'")
     checkpoint = load_checkpoint(own["checkpoint"])
     saved, weight = checkpoint["config"], checkpoint["state_dict"].get("item_embedding.weight")
-    tokens = [str(token) for token in data.field2id_token[data.iid_field]]
+    tokens = [str(token) for token in train.field2id_token[train.iid_field]]
     if saved["dataset"] != name or checkpoint["item_tokens"] != tokens:
         raise UsageError(
             f"checkpoint '{own['checkpoint']}' is of data set '{saved['dataset']}' with other items than '{name}' has now: "
             f"make one with '{command}'"
         )
-    if saved["eval_args"]["split"] != config["eval_args"]["split"] or saved.get("graph_source") == "all":
+    counts = checkpoint.get("item_counts")
+    elsewhere = counts is not None and not torch.equal(counts, training_item_counts(train))
+    if elsewhere or saved["eval_args"]["split"] != config["eval_args"]["split"]:
         raise UsageError(
             f"checkpoint '{own['checkpoint']}' was trained on another part of the data than {config['eval_args']['split']} "
             f"gives to training: make one with '{command}'"
         )
-    if weight is None or (classified and saved["model"] not in EXPORTABLE):
-        fitting = ", ".join(EXPORTABLE)
+    told = told_more(saved)
+    if told:
+        raise UsageError(
+            f"checkpoint '{own['checkpoint']}' was trained with {told}, by which validation or test items may have reached "
+            f"it: make one with '{command}'"
+        )
+    if weight is None or (classified and saved["model"] not in CLASSIFIERS):
+        fitting = ", ".join(CLASSIFIERS)
         raise UsageError(
             f"a checkpoint of {saved['model']} does not serve here: train one of {fitting}, as in '{command}'"
         )
     return checkpoint
+
+
+def told_more(saved):
+    """The setting of a checkpoint by which its model may know more than the training part, or None."""
+    for key, value in (("graph_source", "all"), ("official_negatives", True)):
+        if saved.get(key) == value:
+            return f"{key}: {value}"
+    return f"augmented: {saved['augmented']}" if saved.get("augmented") else None
 
 
 def describe_origin(own, config, parts, checkpoint):
