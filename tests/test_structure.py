@@ -166,7 +166,11 @@ def test_toy_data_train_anywhere_and_give_way_to_a_folder(tmp_path, monkeypatch)
     assert DiffusionConfig("SASRec", "toy")["data_path"] == str(ROOT / "dataset" / "toy")
     said = DiffusionConfig("SASRec", "toy", config_dict={"data_path": "elsewhere"})
     assert said["data_path"] == os.path.join("elsewhere", "toy")
-    (tmp_path / "dataset" / "toy").mkdir(parents=True)
+    folder = tmp_path / "dataset" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "toy.augmented.npz").touch()  # beside the data that come with the package
+    assert DiffusionConfig("SASRec", "toy")["data_path"] == str(ROOT / "dataset" / "toy")
+    (folder / "toy.inter").touch()
     assert DiffusionConfig("SASRec", "toy")["data_path"] == os.path.join("dataset/", "toy")
 
 

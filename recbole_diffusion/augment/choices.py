@@ -4,17 +4,26 @@ import hashlib
 import json
 
 from recbole_diffusion.augment.arguments import generator_schema
+from recbole_diffusion.data.dataset import training_item_counts
 from recbole_diffusion.data.pseudo_items import histories_hash, place_of
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import expand_home
 from recbole_diffusion.settings.abilities import EXPORTABLE
-from recbole_diffusion.settings.config import DiffusionConfig, named_files
+from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.properties import load_yaml, property_file
 from recbole_diffusion.settings.recipes import WORD as RECIPE
-from recbole_diffusion.training.pretrained import checkpoint_of_these_items
+from recbole_diffusion.settings.recipes import named_files
+from recbole_diffusion.training.pretrained import checkpoint_of_this_part
 
 FORMAT = 1  # another one makes all that is kept unknown
+CLASSIFIERS = tuple(model for model in EXPORTABLE if model != "STOSA")  # which compares more than one vector an item
 WITHOUT_GENERATOR = ("pseudo_source", "pseudo_length", "max_history", "guide_from", "seed")  # settings that still count
+
+
+class DataConfig(DiffusionConfig):
+    """Settings of a data set; an unknown one may have been meant for the generator."""
+
+    hints = tuple(generator_schema())
 
 
 def split_settings(name, settings):
@@ -50,12 +59,12 @@ def split_settings(name, settings):
     ):
         if given.pop(key, None) is not None:
             raise UsageError(f"{needed}: remove --{key}")
-    config = DiffusionConfig("SASRec", name, config_dict=given)
+    config = DataConfig("SASRec", name, config_dict=given)
     return {**own, "seed": config["seed"]}, config
 
 
-def checkpoint_of(own, config, data):
-    """The checkpoint that the settings need, checked against the data, or None.
+def checkpoint_of(own, config, train):
+    """The checkpoint that the settings need, checked against the training part, or None.
 
     Raises:
         UsageError: when it is missing, of other items or another split, or saw what it must not.
@@ -71,11 +80,12 @@ def checkpoint_of(own, config, data):
             f"{what} a trained model: train one with '{command}' and name its NAME-best.pth, --checkpoint=FILE, or set "
             f"item_vectors: random" + (" and guidance: free" if classified else "")
         )
-    tokens = [str(token) for token in data.field2id_token[data.iid_field]]
-    checkpoint = checkpoint_of_these_items(own["checkpoint"], config, tokens, command)
+    tokens = [str(token) for token in train.field2id_token[train.iid_field]]
+    counts = training_item_counts(train)
+    checkpoint = checkpoint_of_this_part(own["checkpoint"], config, tokens, command, counts)
     saved, weight = checkpoint["config"], checkpoint["state_dict"].get("item_embedding.weight")
-    if weight is None or (classified and saved["model"] not in EXPORTABLE):
-        fitting = ", ".join(EXPORTABLE)
+    if weight is None or (classified and saved["model"] not in CLASSIFIERS):
+        fitting = ", ".join(CLASSIFIERS)
         raise UsageError(
             f"a checkpoint of {saved['model']} does not serve here: train one of {fitting}, as in '{command}'"
         )

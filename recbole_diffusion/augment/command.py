@@ -1,5 +1,6 @@
 """``recbole-diffusion augment``: the pseudo items of a data set, made once and read by every model."""
 
+import hashlib
 import sqlite3
 import sys
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.pseudo_items import (
     PseudoItems,
     default_file,
+    own_folder,
     place_of,
     read_pseudo_items,
     save_pseudo_items,
@@ -59,9 +61,9 @@ def augment(name, settings=None, output=None, cache=None, device=None, force=Fal
         raise UsageError(
             "augment needs whole users, ready-made splits (benchmark_filename) have rows: it is not for them"
         )
-    checkpoint = checkpoint_of(own, config, data)
+    checkpoint = checkpoint_of(own, config, parts[0])
     origin = describe_origin(own, config, parts, checkpoint)
-    output = Path(output) if output else default_file(Path(config["data_path"]).parent, name)
+    output = Path(output) if output else default_file(own_folder(config), name)
     if output.is_file() and not force:
         there = read_pseudo_items(output, f"recbole-diffusion augment {name}{place_of(config)} --force").meta
         if there["fingerprint"] != origin["fingerprint"]:
@@ -80,7 +82,7 @@ def augment(name, settings=None, output=None, cache=None, device=None, force=Fal
     if own["pseudo_source"] == "diffusion":
         generator = make_generator(own, checkpoint, config, data, device)
         with kept_in(Path(cache or f"{output}.cache")) as results:
-            store = Store(results, origin["fingerprint"])
+            store = Store(results, origin["fingerprint"] + numbering(data))
             items, figures = by_generator(generator, parts[0], guides, own, store, show_progress, say)
     else:
         from_own = own["pseudo_source"] == "random_history"
@@ -91,6 +93,12 @@ def augment(name, settings=None, output=None, cache=None, device=None, force=Fal
     meta = {**origin, "made_by": f"recbole_diffusion {recbole_diffusion.__version__}", "report": report}
     save_pseudo_items(output, PseudoItems(users[chosen.users.numpy()], tokens[1:], items - 1, meta))
     return {"file": str(output), **report}
+
+
+def numbering(data):
+    """Hash of the numbers of users and items, which kept work is made of and which the order of the file decides."""
+    names = ["\n".join(data.field2id_token[field].astype(str)) for field in (data.uid_field, data.iid_field)]
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()
 
 
 def users_to_serve(histories, longest):
@@ -116,8 +124,10 @@ def make_generator(own, checkpoint, config, data, device):
     classifier = None
     if own["guidance"] == "classifier" and own["guidance_strength"]:
         model = load_data_and_model(own["checkpoint"], str(Path(config["data_path"]).parent))[1].to(device)
-        if model.item_embedding.weight.shape[1] != table.shape[1]:
-            width = model.item_embedding.weight.shape[1]
+        width, longest = model.item_embedding.weight.shape[1], model.max_seq_length
+        if own["pseudo_length"] > longest:
+            raise UsageError(f"the classifier reads at most {longest} items: set pseudo_length to that or less")
+        if width != table.shape[1]:
             raise UsageError(
                 f"the classifier reads vectors of {width} numbers: set vector_width {width}, now {table.shape[1]}"
             )

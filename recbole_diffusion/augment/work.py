@@ -88,7 +88,7 @@ class Training:
         while self.steps < self.settings["train_steps"] and self.waited < self.settings["patience"]:
             loss = self._round()
             found = self._held_out_loss()
-            if math.isnan(found):
+            if not math.isfinite(found):
                 raise UsageError(
                     f"the loss of the generator is no number after {self.steps} steps: lower learning_rate"
                 )

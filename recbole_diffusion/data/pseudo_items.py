@@ -20,6 +20,8 @@ from recbole.data.interaction import Interaction
 from recbole_diffusion.data.examples import HISTORY_START, PSEUDO_LENGTH, TARGET, USER_START
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import written_whole
+from recbole_diffusion.settings.properties import own_copies
+from recbole_diffusion.settings.recbole_files import recbole_folder
 
 SUFFIX = ".augmented.npz"
 
@@ -60,7 +62,16 @@ def augmented_file(config):
     choice = config["augmented"]
     if not choice:
         return None
-    return default_file(Path(config["data_path"]).parent, config["dataset"]) if choice == "auto" else Path(choice)
+    return default_file(own_folder(config), config["dataset"]) if choice == "auto" else Path(choice)
+
+
+def own_folder(config):
+    """Folder of the data sets, or ``dataset`` where the data come with RecBole or this package (pathlib.Path)."""
+    folder, name = Path(config["data_path"]).parent, config["dataset"]
+    packaged = own_copies(name)
+    if name == "ml-100k" and recbole_folder():
+        packaged.append(recbole_folder() / "dataset_example")
+    return Path("dataset") if folder.resolve() in [place.resolve() for place in packaged] else folder
 
 
 def save_pseudo_items(path, pseudo):
@@ -104,9 +115,9 @@ def command_for(config):
 
 
 def place_of(config):
-    """`` --data_path=FOLDER`` for commands, or nothing where the user named none."""
-    folder = config.external_config_dict.get("data_path")
-    return "" if folder is None else f" --data_path={shlex.quote(str(folder))}"
+    """`` --data_path=FOLDER`` for commands, or nothing where it is the default."""
+    folder = str(own_folder(config))
+    return "" if folder == "dataset" else f" --data_path={shlex.quote(folder)}"
 
 
 def histories_hash(train):

@@ -7,11 +7,14 @@ hand, on sessions it learns the habit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from recbole_diffusion.layers.chunks import numbers_at_a_time
 from recbole_diffusion.layers.packed import PackedLayout
 
 # Adam moves a parameter by about the learning rate in each step, whatever its gradient: without this factor amounts would
@@ -92,18 +95,47 @@ class Repetition(nn.Module):
 
         Args:
             items (torch.LongTensor): [N] packed.
-            layout (PackedLayout): of B histories; memory is the sum of the squares of their lengths.
+            layout (PackedLayout): of B histories; memory is the sum of the numbers of different items before each token.
 
         Returns:
             Additions: rows are tokens, columns item numbers.
         """
-        seen = layout.position + 1
-        now = torch.repeat_interleave(torch.arange(layout.n_tokens, device=items.device), seen)
-        place = torch.arange(len(now), device=items.device) - (seen.cumsum(0) - seen)[now]
-        before = now - layout.position[now] + place
-        latest = next_meeting(items, layout)[before] > now  # of an item that was met several times, the last time counts
-        now, before = now[latest], before[latest]
-        return Additions(now, items[before], self.amounts[self.group[now - before + 1]])
+        following, pairs = next_meeting(items, layout), (layout.position + 1).cumsum(0)
+        count = different_so_far(following, layout)
+        rows = torch.arange(layout.n_tokens, device=items.device).repeat_interleave(count)
+        columns, group, done = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.int32), 0
+        for tokens in _pieces(pairs, numbers_at_a_time(items)):
+            now, before = _pairs(tokens, layout)
+            latest = following[before] > now  # of an item that was met several times, the last time counts
+            now, before = now[latest], before[latest]
+            some = slice(done, done + len(now))
+            columns[some], group[some], done = items[before], self.group[now - before + 1], some.stop
+        return Additions(rows, columns, F.embedding(group, self.amounts[:, None])[:, 0])
+
+
+def _pieces(pairs: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
+    """Tokens in runs that have about ``most`` pairs each. pairs: [N], how many there are up to a token."""
+    total = max(int(pairs[-1]), most)
+    bounds = torch.searchsorted(pairs, torch.arange(most, total, most, device=pairs.device)).tolist()
+    for first, end in zip([0, *bounds], [*bounds, len(pairs)]):
+        yield torch.arange(first, end, device=pairs.device)
+
+
+def _pairs(tokens: torch.Tensor, layout: PackedLayout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each of some tokens with itself and all before it in its sequence, the first one first: (token, the other)."""
+    seen = layout.position[tokens] + 1
+    now = tokens.repeat_interleave(seen)
+    start = tokens - layout.position[tokens] - (seen.cumsum(0) - seen)
+    return now, torch.arange(len(now), device=now.device) + start.repeat_interleave(seen)
+
+
+def different_so_far(following: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+    """How many different items a sequence has up to each token: [N]. following: see :func:`next_meeting`."""
+    new = torch.ones(layout.n_tokens + 1, dtype=torch.long, device=following.device)
+    new[following] = 0
+    new = new[:-1]
+    so_far = new.cumsum(0)
+    return so_far - (so_far - new)[torch.arange(layout.n_tokens, device=new.device) - layout.position]
 
 
 def next_meeting(items: torch.Tensor, layout: PackedLayout) -> torch.Tensor:

@@ -64,8 +64,8 @@ class ECLSR(TransformerRecommender):
         lengths = interaction[self.ITEM_SEQ_LEN]
         rows, tokens, masked = len(interaction), int(lengths.sum()), int(self._count(lengths).sum())
         weights = super().loss_weights(interaction)
-        if self.config["official_compat"]:  # with padding, all rows are of one length
-            weights["recommendation"] = rows
+        if self.config["official_compat"] and self.config["ce_positions"] == "all":
+            weights["recommendation"] += rows * self.max_seq_length - tokens
         return {**weights, "discriminator": tokens, "generator": max(1, masked)}
 
     # Training
@@ -196,4 +196,8 @@ class ECLSR(TransformerRecommender):
         if self.config["ce_positions"] == "all":
             hidden, label = every, torch.where(placed > 0, placed.roll(-1), 0)
             label[padded.last] = target
+            taught = self.taught(layout)
+            if taught is not None:  # padding stays, pseudo items go
+                kept = torch.ones_like(placed, dtype=torch.bool).index_fill(0, cells, False).index_fill(0, cells[taught], True)
+                hidden, label = hidden[kept], label[kept]
         return linear_cross_entropy(hidden[:, 0], self.item_embedding.weight, label)[0], states, ends, means

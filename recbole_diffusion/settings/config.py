@@ -31,7 +31,7 @@ from recbole_diffusion.settings.recbole_keys import (
     UNREAD,
 )
 from recbole_diffusion.settings.recipes import WORD as RECIPE
-from recbole_diffusion.settings.recipes import read_recipe
+from recbole_diffusion.settings.recipes import named_files, read_recipe
 from recbole_diffusion.settings.schema import read_schema
 
 # RecBole's settings that would change nothing, or the wrong thing, and what happens instead.
@@ -52,11 +52,6 @@ def without_numpy(value):
     return [without_numpy(inner) for inner in value] if isinstance(value, list) else value
 
 
-def named_files(names):
-    """Paths of a ``config_files``, or the word ``recipe``: a list, or a text with blanks between them."""
-    return str(names or "").split() if not isinstance(names, (list, tuple)) else names
-
-
 class DiffusionConfig(Config):
     """``recbole.config.Config`` that knows the plugin.
 
@@ -75,6 +70,8 @@ class DiffusionConfig(Config):
     Raises:
         UsageError: for an unknown model or key, and for a value of the wrong type or out of range.
     """
+
+    hints = ()  # keys beside its own that an unknown one may have meant
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
         config_dict = copy.deepcopy(dict(config_dict or {}))
@@ -184,7 +181,7 @@ class DiffusionConfig(Config):
         known.update(key for keys in self.parameters.values() for key in keys)
         for key, value in self.external_config_dict.items():
             if key not in known and not self.external_config_dict.get("allow_unknown_keys"):
-                raise UsageError(f"unknown key '{key}'{did_you_mean(key, known)} (allow_unknown_keys: True accepts it)")
+                raise UsageError(f"unknown key '{key}'{did_you_mean(key, {*known, *self.hints})} (allow_unknown_keys: True accepts it)")
             if value is not None or key in self._required:
                 self._check_value(key, value)
             if key in RECBOLE_PICKLES and value:

@@ -65,12 +65,17 @@ def default_data_path(name, folder="dataset"):
     Returns:
         str: ``folder``, or the folder of the package's own copy where ``folder`` has no such data set.
     """
-    if name in PACKAGED and not (Path(folder) / name).exists():
-        package = Path(__file__).resolve().parents[1]
-        for own in (package / "dataset", package.parent / "dataset"):
+    if not any((Path(folder) / name).glob("*.inter")):
+        for own in own_copies(name):
             if (own / name).is_dir():
                 return str(own)
     return str(folder)
+
+
+def own_copies(name):
+    """Folders in which this package may keep a data set, in its order: a list of pathlib.Path."""
+    package = Path(__file__).resolve().parents[1]
+    return [package / "dataset", package.parent / "dataset"] if name in PACKAGED else []
 
 
 def property_file(kind, name):

@@ -33,13 +33,18 @@ def read_recipe(model, dataset):
     return recipes[model]
 
 
+def named_files(names):
+    """Paths of a ``config_files``, or the word ``recipe``: a list, or a text with blanks between them."""
+    return str(names or "").split() if not isinstance(names, (list, tuple)) else names
+
+
 def expand_config_files(settings):
     """Settings with those of their ``config_files`` below them. Raises UsageError.
 
     ``recipe`` stays a name, since it depends on model and data set: each run reads it, below all others.
     """
     settings = dict(settings)
-    expanded, files = {}, str(settings.pop("config_files", "")).split()
-    for file in files:
+    expanded = {}
+    for file in named_files(settings.pop("config_files", None)):
         expanded.update({"config_files": WORD} if file == WORD else load_yaml(file))
     return {**expanded, **settings}

@@ -9,10 +9,8 @@ from recbole_diffusion.data.pseudo_items import place_of
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.training.checkpoint import load_checkpoint
 
-LEAKING = {"graph_source": "all", "official_negatives": True}  # settings under which a model has seen the test items
 
-
-def checkpoint_of_these_items(path, config, tokens, command):
+def checkpoint_of_this_part(path, config, tokens, command, counts=None):
     """A checkpoint of the training part of the same data.
 
     Args:
@@ -20,12 +18,13 @@ def checkpoint_of_these_items(path, config, tokens, command):
         config (DiffusionConfig): of the data.
         tokens (list[str]): token of every item number.
         command (str): what makes such a checkpoint, for the message.
+        counts (torch.Tensor, optional): [V] how often each item occurs in the training part, to be compared as well.
 
     Returns:
         dict: see :func:`recbole_diffusion.training.checkpoint.load_checkpoint`.
 
     Raises:
-        UsageError: when it is missing, damaged, of other items or of another split, or saw the test items.
+        UsageError: when it is missing, damaged, of other items or of another part, or may have seen more than the training part.
     """
     name, split = config["dataset"], config["eval_args"]["split"]
     if not Path(path).is_file():
@@ -37,12 +36,28 @@ def checkpoint_of_these_items(path, config, tokens, command):
             f"checkpoint '{path}' is of data set '{saved['dataset']}' with other items than '{name}' has now: make one "
             f"with '{command}'"
         )
-    if saved["eval_args"]["split"] != split or any(saved.get(key) == value for key, value in LEAKING.items()):
+    kept = checkpoint.get("item_counts")
+    elsewhere = counts is not None and kept is not None and not torch.equal(kept, counts)
+    if elsewhere or saved["eval_args"]["split"] != split:
         raise UsageError(
             f"checkpoint '{path}' was trained on another part of the data than {split} gives to training: make one "
             f"with '{command}'"
         )
+    told = told_more(saved)
+    if told:
+        raise UsageError(
+            f"checkpoint '{path}' was trained with {told}, by which validation or test items may have reached it: make one "
+            f"with '{command}'"
+        )
     return checkpoint
+
+
+def told_more(saved):
+    """The setting of a checkpoint by which its model may know more than the training part, or None."""
+    for key, value in (("graph_source", "all"), ("official_negatives", True)):
+        if saved.get(key) == value:
+            return f"{key}: {value}"
+    return f"augmented: {saved['augmented']}" if saved.get("augmented") else None
 
 
 def start_from_pretrained(model, config, tokens):
@@ -74,7 +89,7 @@ def start_from_pretrained(model, config, tokens):
 
 def _item_vectors(path, config, tokens, command):
     """[V, d] float32, zeros for padding."""
-    checkpoint = checkpoint_of_these_items(path, config, tokens, command)
+    checkpoint = checkpoint_of_this_part(path, config, tokens, command)
     table, width = checkpoint["state_dict"].get("item_embedding.weight"), config["hidden_size"]
     if table is None or table.dim() != 2 or table.shape[1] != width:
         found = "no item vectors" if table is None else f"item vectors of {table.shape[-1]} numbers"

@@ -15,6 +15,7 @@ from recbole_diffusion.cli import main
 from recbole_diffusion.data.pseudo_items import read_pseudo_items
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.testing import make_config, write_sequences
+from recbole_diffusion.training.checkpoint import load_checkpoint
 
 SMALL = {
     "item_vectors": "random", "network": "mlp", "vector_width": 16, "pseudo_length": 3, "min_pairs": 10, "train_steps": 20,
@@ -130,6 +131,37 @@ def test_generation_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+def test_kept_work_is_not_taken_for_other_numbers(folder, tmp_path):
+    """The same histories in another order of the file: other numbers of users and items."""
+    file = Path(folder, "cycle", "cycle.inter")
+    header, *rows = file.read_text().splitlines(keepends=True)
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, tmp_path / "a.npz", stop_at(5))  # trained, nothing generated
+    file.write_text(header + "".join(reversed(rows)))
+    lines = []
+    make(folder, tmp_path / "a.npz", lines.append)
+    make(folder, tmp_path / "b.npz")
+    assert lines[0].startswith("step 5")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_loss_that_is_no_number_is_an_error(folder, tmp_path, monkeypatch):
+    for loss in (float("inf"), float("nan")):
+        monkeypatch.setattr(work.Training, "_held_out_loss", lambda self: loss)
+        with pytest.raises(UsageError, match="no number after 5 steps: lower learning_rate"):
+            make(folder, tmp_path / "a.npz")
+
+
+def test_data_that_come_with_a_package_get_a_file_of_the_user(tmp_path):
+    report = augment("ml-100k", {"pseudo_source": "random"}, show_progress=False, say=lambda line: None)
+    assert report["file"] == str(Path("dataset", "ml-100k", "ml-100k.augmented.npz")) and Path(report["file"]).is_file()
+    Path("dataset", "toy").mkdir()  # where there are no data
+    assert augment("toy", {"pseudo_source": "random"}, say=lambda line: None)["users"] > 0
+    given = {"augmented": "auto", "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "loss_type": "CE"}
+    result = run("SASRec", "toy", config_dict={**given, "use_gpu": False, "show_progress": False})
+    assert result["augmented"]["file"] == str(Path("dataset", "toy", "toy.augmented.npz"))
+
+
 def test_what_is_there_is_not_made_again_and_never_replaced_silently(folder, tmp_path, monkeypatch):
     file = tmp_path / "a.npz"
     first, content = make(folder, file), file.read_bytes()
@@ -231,7 +263,7 @@ def test_pretrained_vectors_have_unit_variance_and_padding_is_nothing(trained_on
     settings = {**SMALL, "data_path": folder, "item_vectors": "pretrained", "checkpoint": checkpoint}
     own, config = command.split_settings("cycle", settings)
     data = command.create_dataset(config)
-    table = command.make_generator(own, command.checkpoint_of(own, config, data), config, data, torch.device("cpu")).table
+    table = command.make_generator(own, command.checkpoint_of(own, config, data.build()[0]), config, data, torch.device("cpu")).table
     assert torch.allclose(table[1:].std(0), torch.ones(16), atol=1e-5) and not table[0].any()
 
 
@@ -260,7 +292,7 @@ def refused(capsys, folder, *words):
     (["--beta_end=1.5"], "beta_end must lie in (0, 1)"),
     (["--guide_from=test"], "guide_from must be one of train, train_valid"),
     (["--max_history=1"], "no user has at most 1 training items: raise max_history"),
-    (["--pseudo_lenght=3"], "unknown key 'pseudo_lenght'"),
+    (["--pseudo_lenght=3"], "unknown key 'pseudo_lenght', did you mean 'pseudo_length'?"),
     (["--model=SASRec"], "augment takes no model, its file serves all: remove --model"),
     (["--augmented=auto"], "augment makes that file: remove --augmented"),
     (["--item_vectors=pretrained"], "train one with 'recbole-diffusion run --model=SASRec --dataset=cycle --data_path="),
@@ -280,6 +312,35 @@ def test_checkpoints_that_do_not_fit(trained_on, tmp_path, capsys):
     same = write_sequences(groups(), tmp_path / "same", "cycle")
     split = "--eval_args={split: {RS: [0.6, 0.2, 0.2]}, group_by: user}"
     assert "another part of the data" in refused(capsys, same, *words, split)
+    later = [[*row[:-3], row[-2], row[-3], row[-1]] for row in groups()]  # the same items, of which others train
+    later = write_sequences([groups()[0], *later[1:]], tmp_path / "later", "cycle")
+    assert "another part of the data" in refused(capsys, later, *words)
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"official_negatives": True}, "was trained with official_negatives: True, by which validation or test items"),
+        ({"graph_source": "all"}, "was trained with graph_source: all"),
+        ({"augmented": "a.npz"}, "was trained with augmented: a.npz"),
+        ({"model": "STOSA"}, "a checkpoint of STOSA does not serve here: train one of SimDiffRec, "),
+    ],
+)
+def test_checkpoints_that_know_too_much_or_score_otherwise(trained_on, tmp_path, capsys, changed, words):
+    folder, checkpoint = trained_on
+    state = load_checkpoint(checkpoint)
+    state["config"].update(changed)
+    torch.save(state, tmp_path / "other.pth")
+    assert words in refused(capsys, folder, f"--checkpoint={tmp_path / 'other.pth'}", "--guidance=classifier")
+
+
+def test_a_classifier_that_reads_fewer_items_than_are_made(trained_on, tmp_path):
+    folder, _ = trained_on
+    small = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "loss_type": "CE", "epochs": 1, "MAX_ITEM_LIST_LENGTH": 2}
+    settings = make_config("SASRec", folder, **small).external_config_dict
+    checkpoint = run("SASRec", "cycle", config_dict=settings)["checkpoint"]
+    with pytest.raises(UsageError, match="the classifier reads at most 2 items: set pseudo_length to that or less"):
+        make(folder, tmp_path / "a.npz", guidance="classifier", checkpoint=checkpoint)
 
 
 def test_a_missing_data_set_is_named(tmp_path, capsys):

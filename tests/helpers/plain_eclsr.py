@@ -54,15 +54,19 @@ def choose(item_seq, lengths, ratio):
     return chosen
 
 
-def with_padding(model, item_seq, lengths, target):
+def with_padding(model, item_seq, lengths, target, pseudo=None):
     """``official_compat``: recommendation loss and the two means, from left-padded rows and a loop over their cells.
+
+    Args:
+        pseudo (torch.LongTensor, optional): [B] how many items of each history are pseudo items, which teach nothing.
 
     Returns:
         tuple: loss [], means [B, 2, d].
     """
     width, table = model.max_seq_length, model.item_embedding.weight
     losses, means = [], []
-    for row, n, y in zip(item_seq, lengths.tolist(), target.tolist()):
+    pseudo = [0] * len(lengths) if pseudo is None else pseudo.tolist()
+    for row, n, y, generated in zip(item_seq, lengths.tolist(), target.tolist(), pseudo):
         history = torch.cat([row.new_zeros(width - n), row[:n]])
         seen = torch.zeros(width, width, dtype=torch.bool)
         for query in range(width):
@@ -70,7 +74,8 @@ def with_padding(model, item_seq, lengths, target):
                 seen[query, key] = query < width - n or width - n <= key <= query
         states = transformer_with(model.recommender, table[history], seen)
         label = torch.cat([row.new_zeros(width - n), row[1:n], row.new_tensor([y])])
-        losses.append(F.cross_entropy(states @ table.t(), label))
+        own = F.cross_entropy(states @ table.t(), label, reduction="none")
+        losses += [*own[: width - n], *own[width - n + generated :]]
         means.append(states[-model.config["k_last"] :].mean(0))
     means = torch.stack(means)
     return torch.stack(losses).mean(), torch.stack([means, means], 1)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_diffusion.layers import cross_entropy
+from recbole_diffusion.layers import repetition as repetition_layer
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.repetition import Repetition
@@ -46,7 +47,9 @@ def test_amounts_are_zero_at_the_start_and_one_for_each_range_of_distances():
     assert set(Repetition(1, 10).group.tolist()) == {0}
 
 
-def test_additions_are_those_of_a_loop_over_all_tokens(repetition):
+@pytest.mark.parametrize("pairs_at_a_time", [1, 7, 10**6])
+def test_additions_are_those_of_a_loop_over_all_tokens(repetition, monkeypatch, pairs_at_a_time):
+    monkeypatch.setattr(repetition_layer, "numbers_at_a_time", lambda tensor: pairs_at_a_time)
     items, layout = packed()
     wanted = torch.stack([added_by_a_loop(repetition, items, layout, token) for token in range(layout.n_tokens)])
     every = repetition.at_every_token(items, layout)
@@ -111,3 +114,13 @@ def compare(fast, slow, *tensors):
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     for a, b in zip(gradients(fast, *tensors), gradients(slow, *tensors)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_pairs_are_never_all_there_at_once(repetition, monkeypatch):
+    monkeypatch.setattr(repetition_layer, "numbers_at_a_time", lambda tensor: 20)
+    sizes, pairs = [], repetition_layer._pairs
+    monkeypatch.setattr(repetition_layer, "_pairs", lambda *given: sizes.append(len(pairs(*given)[0])) or pairs(*given))
+    lengths = torch.tensor([10, 10])
+    layout = PackedLayout(lengths)
+    repetition.at_every_token(layout.pack(torch.arange(1, 21).view(2, 10)), layout)
+    assert sum(sizes) == 110 and max(sizes) < 20 + 10

@@ -1,6 +1,7 @@
 """Pseudo items are input and never targets: losses at every token leave them out, and models that cannot are refused."""
 
 import numpy as np
+import plain_eclsr
 import pytest
 import torch
 from models import CONTRACTS
@@ -97,6 +98,17 @@ def test_every_model_leaves_them_out_or_refuses(folder, model):
     weights = network.loss_weights(batch)
     of_targets = "recommendation" if "recommendation" in weights else None
     assert not named or weights[of_targets] == network.taught_tokens(batch)
+
+
+@pytest.mark.parametrize("view", ["sequence", "prefix"])
+def test_where_padding_is_in_the_loss_they_still_are_not(folder, view):
+    compat = {"official_compat": True, "ce_positions": "all", "train_view": view}
+    network, batch = network_and_batch("ECLSR", folder, **compat)
+    found, pseudo = recommendation(network, batch), batch["pseudo_length"]
+    rows = network.loss_inputs(batch)
+    assert found.item() == pytest.approx(plain_eclsr.with_padding(network, *rows, pseudo)[0].item(), rel=1e-5)
+    assert found.item() != pytest.approx(plain_eclsr.with_padding(network, *rows)[0].item(), rel=1e-5) and pseudo.any()
+    assert network.loss_weights(batch)["recommendation"] == len(batch) * network.max_seq_length - int(pseudo.sum())
 
 
 def test_a_model_that_would_learn_to_predict_them_is_refused(folder):

@@ -41,6 +41,14 @@ def test_later_files_and_the_command_line_win(kept, tmp_path):
     assert DiffusionConfig(config_file_list=["recipe"], config_dict={**kept, "model": "DiffuRec", "dataset": "cycle"})["n_blocks"] == 2
 
 
+@pytest.mark.parametrize("names", [None, "", [], ["recipe", "one.yaml"], "recipe one.yaml"])
+def test_several_files_are_a_list_or_have_blanks_between_them(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("alpha: 0.5\n")
+    expected = {"config_files": "recipe", "alpha": 0.5} if names else {}
+    assert expand_config_files({"config_files": names, "epochs": 3}) == {**expected, "epochs": 3}
+
+
 def test_every_row_of_a_comparison_takes_its_own(kept, tmp_path, capsys):
     assert expand_config_files({"config_files": "recipe", "epochs": 3}) == {"config_files": "recipe", "epochs": 3}
     words = [f"--{key}={value}" for key, value in kept.items()]

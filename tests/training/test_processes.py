@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import ALL, CONTRACTS, without_dropout
+from pseudo_files import write_pseudo_items
 
 from recbole_diffusion import devices, processes, run
 from recbole_diffusion.cli import main
@@ -90,6 +91,31 @@ def test_several_processes_give_the_metrics_of_one(tmp_path, model, more, size):
     if "enable_amp" not in more:
         for name, tensor in expected["state_dict"].items():
             torch.testing.assert_close(found["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model, more",
+    [
+        ("SimDiffRec", {**PLAIN, "repetition": "learned", "augmented_parts": "all"}),
+        ("ECLSR", quiet("ECLSR", official_compat=True)),  # padding is in its loss, pseudo items are not
+        ("SASRec", {**without_dropout("SASRec"), "train_batch_size": 64, "epochs": 1}),
+    ],
+)
+def test_pseudo_items_are_shared_out_like_others(tmp_path, model, more):
+    folder = write_data(model, tmp_path)
+    write_pseudo_items(folder, {user: [1 + user % 12, 12 - user % 12, 5] for user in range(0, 41, 3)})
+    given = settings(model, folder, **more, augmented="auto")
+    one = run(model, "cycle", config_dict={**given, "checkpoint_dir": "one"})
+    several, codes = run_in_copies(model, given)
+    assert codes == [0, 0]
+    expected, *found = (load_checkpoint(result["checkpoint"]) for result in (one, *several))
+    for result, state in zip(several, found):
+        assert result["augmented"] == one["augmented"] and result["augmented"]["users"] == 14
+        assert result["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-4)
+        losses = [list(kept["training"]["train_loss_dict"].values()) for kept in (state, expected)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for name, tensor in expected["state_dict"].items():
+            torch.testing.assert_close(state["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_the_noise_of_an_evaluation_does_not_depend_on_the_number_of_processes(folder):
