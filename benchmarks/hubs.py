@@ -18,7 +18,7 @@ if __name__ == "__main__":
     found, cosines = Counter(), []
     with torch.no_grad():
         for batch, *_ in test_data:
-            tables = model.eval()._item_tables()
+            tables = model.eval().item_tables()
             sessions, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], tables)
             bank = model.encoded_bank()
             nearest = model.scorer.nearest(sessions, bank.index, model.config["k_neighbors"])

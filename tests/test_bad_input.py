@@ -92,6 +92,8 @@ def refused(capsys, *words):
         (["--model=DiffSBR", "--item_features=absent.npz"], "absent.npz"),
         (["--model=DiffSBR", "--fusion=early"], "fusion: early needs item features, which dataset 'cycle' lacks"),
         (["--model=DiffSBR", "--fusion=mean"], "fusion must be one of contrast, attention"),
+        (["--model=DiffSBR", "--self_input=restored", "--fusion=attention"], "has no fusion: attention: leave one out"),
+        (["--model=DiffSBR", "--inference_times=1"], "inference_times must be one of scaled, raw"),
         (["--model=DiffSBR", "--graph_source=test"], "graph_source must be one of train, all"),
         (["--model=DiffSBR", "--graph_folds=1"], "graph_folds 1 would leave the graph no session: 0 for one graph of all"),
         (["--model=DiffSBR", "--graph_folds=-2"], "graph_folds must lie in [0, inf), got -2"),

@@ -96,6 +96,31 @@ def load_item_features(path, item_tokens, missing="error", width=None):
     return torch.from_numpy(table), report
 
 
+def features_of(dataset, config, needed_for=None):
+    """Vectors of the items for a model that can do without: [V, d], or None without a file or with ``item_features: none``.
+
+    Args:
+        dataset (SequenceDataset): whose items.
+        config (DiffusionConfig): ``item_features``, ``missing_features`` and ``hidden_size``, which is d.
+        needed_for (str, optional): the setting that cannot do without.
+
+    Raises:
+        UsageError: when that setting finds no file, and see :func:`load_item_features`.
+    """
+    choice, name = config["item_features"], config["dataset"]
+    if choice == "none":
+        return None
+    features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
+    if features is None and needed_for:
+        raise UsageError(
+            f"{needed_for} needs item features, which dataset '{name}' lacks: make them with "
+            f"'recbole-diffusion features --dataset={name}'"
+        )
+    if features is None:
+        logging.getLogger().warning(f"no item features: {config['model']} runs without a modality")
+    return features
+
+
 def _read(path):
     """Checked tokens [n] and vectors [n, d] of a file."""
     if not path.is_file():

@@ -47,14 +47,14 @@ class ReverseChain:
         self,
         start: torch.Tensor,
         denoise: Callable[[torch.Tensor, int, int], torch.Tensor],
-        draw: Callable[[int], torch.Tensor],
+        draw: Callable[[int], torch.Tensor] | None,
     ) -> torch.Tensor:
         """Follow the chain.
 
         Args:
             start (torch.Tensor): x_T, any shape.
             denoise (callable): ``(x, t, step)`` -> predicted x_0; t is the time step, step counts from 0.
-            draw (callable): ``step`` -> standard normals of the same shape.
+            draw (callable): ``step`` -> standard normals of the same shape; None for a chain without noise.
 
         Returns:
             torch.Tensor: x_0.
@@ -63,7 +63,7 @@ class ReverseChain:
         for step, t in enumerate(self.timesteps):
             x = self.clean[step] * denoise(x, t, step) + self.state[step] * x
             if self.noise[step]:
-                x = x + self.noise[step] * draw(step)
+                x = x + self.noise[step] * draw(step)  # type: ignore[misc]
         return x
 
 

@@ -16,18 +16,22 @@ class StepEmbedding(nn.Module):
         hidden_size (int): width d, even.
     """
 
+    waves: torch.Tensor
+    raw_waves: torch.Tensor
+
     def __init__(self, steps: int, hidden_size: int) -> None:
         super().__init__()
         frequency = torch.exp(-math.log(10000) * torch.arange(hidden_size // 2) / (hidden_size // 2))
-        angle = torch.arange(steps)[:, None] * (TIME_SCALE / steps) * frequency
-        self.register_buffer("waves", torch.cat([angle.cos(), angle.sin()], 1), persistent=False)
+        for name, scale in (("waves", TIME_SCALE / steps), ("raw_waves", 1.0)):
+            angle = torch.arange(steps)[:, None] * scale * frequency
+            self.register_buffer(name, torch.cat([angle.cos(), angle.sin()], 1), persistent=False)
         self.network = nn.Sequential(
             nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
         )
 
-    def forward(self) -> torch.Tensor:
-        """Returns [T, d]."""
-        return self.network(self.waves)
+    def forward(self, raw: bool = False) -> torch.Tensor:
+        """Returns [T, d]; raw: of the time steps 0..T-1 as they are."""
+        return self.network(self.raw_waves if raw else self.waves)
 
 
 class SineEmbedding(nn.Module):

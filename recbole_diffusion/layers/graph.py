@@ -148,7 +148,7 @@ class SessionGraphs(nn.Module):
 
     def seen_from(self, fold: int | None) -> ItemGraph:
         """The graph for sessions of a fold, or for sessions of none, as in an evaluation."""
-        return self.whole if fold is None else self.without[fold]
+        return self.whole if fold is None else self.without[fold]  # type: ignore[return-value]
 
 
 class GraphPropagation(nn.Module):

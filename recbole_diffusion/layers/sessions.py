@@ -17,13 +17,14 @@ class SessionAttention(nn.Module):
     Args:
         hidden_size (int): d.
         gate (str): ``scalar``, one weight per item (paper), or ``vector``, one per dimension (released code).
+        bias (bool): ``a_i`` has a bias, so that no item is left out altogether (released code).
     """
 
-    def __init__(self, hidden_size: int, gate: str) -> None:
+    def __init__(self, hidden_size: int, gate: str, bias: bool = False) -> None:
         super().__init__()
         self.last = nn.Linear(hidden_size, hidden_size)
         self.item = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=False)
+        self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=bias)
 
     def forward(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """x: [N, d] items of packed sessions -> [B, d]."""
@@ -39,7 +40,7 @@ class ConditionalDenoiser(nn.Module):
 
     Args:
         hidden_size (int): d.
-        step_embedding (nn.Module): called without arguments, gives d_t of all steps [T, d].
+        step_embedding (nn.Module): called with ``raw``, gives d_t of all steps [T, d].
         dropout (float): of x_t.
     """
 
@@ -52,9 +53,9 @@ class ConditionalDenoiser(nn.Module):
         self.condition = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
         self.output = nn.Linear(2 * hidden_size, hidden_size)
 
-    def prepare(self, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare(self, condition: torch.Tensor, raw_times: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Parts of the first layer that do not change: of time [T, 2d] and of the condition [..., 2d]."""
-        return self.time(self.step_embedding()), self.condition(condition)
+        return self.time(self.step_embedding(raw_times)), self.condition(condition)
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor | int, prepared: tuple[torch.Tensor, torch.Tensor]

@@ -15,15 +15,16 @@ with the items. Equation numbers are the paper's, whose formulas are not in its 
 import torch
 from torch import nn
 
+from recbole_diffusion.data.features import features_of
 from recbole_diffusion.data.folds import graph_sessions
-from recbole_diffusion.diffusion.gaussian import GaussianProcess, reverse_chain
-from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys
+from recbole_diffusion.diffusion.keyed_noise import history_keys
+from recbole_diffusion.diffusion.restoration import Restoration
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import alignment_loss, info_nce
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
-from recbole_diffusion.layers.graph import GraphPropagation, SessionGraphs
-from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
+from recbole_diffusion.layers.graph import SessionGraphs
+from recbole_diffusion.layers.item_tables import PropagatedItems
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.retrieval import feedback_loss, session_scorer
 from recbole_diffusion.layers.session_bank import SessionBank
@@ -37,7 +38,7 @@ from recbole_diffusion.model.base import (
 from recbole_diffusion.processes import rows_of_all
 
 
-class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
+class DiffSBR(PropagatedItems, DiffusionSequentialRecommender):
     """Diffusion-based latent neighbour generation for session-based recommendation.
 
     Args:
@@ -58,14 +59,14 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         hidden = config["hidden_size"]
         self.training_sessions = dataset.sessions()
         self.leaks = config["graph_source"] == "all"
-        self.graphs = SessionGraphs(self.n_items, config["graph_edges"], *graph_sessions(dataset, config["graph_source"]))
-        features = self._find_features(dataset)
+        graphs = SessionGraphs(self.n_items, config["graph_edges"], *graph_sessions(dataset, config["graph_source"]))
+        needed_for = None if config["fusion"] == "contrast" else f"fusion: {config['fusion']}"  # not the default: asked for
+        features = None if config["fusion"] == "none" else features_of(dataset, config, needed_for)
         self.fusion = config["fusion"] if features is not None else "none"
         self.looks_at_sessions = self.fusion == "late" or self.fusion != "none" and config["neighbors"] == "latent"
 
-        self.item_embedding = nn.Embedding(self.n_items, hidden)
-        self.propagation = self._propagation()
-        self.session = SessionAttention(hidden, config["session_gate"])
+        self.init_ids(graphs, self.n_items, config)
+        self.session = self._session_attention()
         self.generates, self.retrieves = config["neighbors"] == "latent", config["retrieval"]
         if self.retrieves:
             self.bank = self._session_bank_of(*self.training_sessions)
@@ -75,7 +76,7 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         if self.fusion != "none":
             self._init_modality()
         self.balance = nn.Parameter(torch.zeros(()))  # lambda of Eq. 17 before the sigmoid
-        self._initialize(features)
+        self.fill_items(features)
 
     @staticmethod
     def check_config(config):
@@ -90,28 +91,11 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             raise UsageError("neighbors: observable are retrieved ones: leave retrieval at True")
         if config["neighbors"] == "observable" and config["fusion"] in ("early", "condition", "attention"):
             raise UsageError(f"fusion: {config['fusion']} is part of the generation: set neighbors: latent")
+        if config["self_input"] == "restored" and config["fusion"] == "attention":
+            raise UsageError("self_input: restored is the released code's, which has no fusion: attention: leave one out")
         configured_betas(config)
 
     # What is built
-
-    def _propagation(self):
-        config = self.config
-        return GraphPropagation(config["n_layers"], config["hidden_size"], config["propagation"], config["graph_dropout"])
-
-    def _find_features(self, dataset):
-        """Vectors of the items [V, d], or None without a modality."""
-        config, choice = self.config, self.config["item_features"]
-        if config["fusion"] == "none" or choice == "none":
-            return None
-        features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
-        if features is None and config["fusion"] != "contrast":  # not the default: somebody asked for it
-            raise UsageError(
-                f"fusion: {config['fusion']} needs item features, which dataset '{config['dataset']}' lacks: make them "
-                f"with 'recbole-diffusion features --dataset={config['dataset']}'"
-            )
-        if features is None:
-            self.logger.warning("no item features: DiffSBR runs without a modality, as its ablation w/o SAD")
-        return features
 
     def _session_bank_of(self, items, lengths, users):
         k = self.config["k_neighbors"]
@@ -119,28 +103,25 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             raise UsageError(f"k_neighbors {k} is not smaller than the bank, {len(lengths)} training sessions")
         return SessionBank(items, lengths, users, inputs_only=self.config["bank_sessions"] == "input")
 
+    def _session_attention(self):
+        return SessionAttention(self.config["hidden_size"], self.config["session_gate"], self.config["session_gate_bias"])
+
     def _init_diffusion(self):
-        config = self.config
-        betas = configured_betas(config)
-        self.process = GaussianProcess(betas)
-        corrupted = betas[: config["corruption_steps"] or None]
-        self.chain = reverse_chain(corrupted, len(corrupted), variance="none")
-        self.noise = KeyedNoise(config["seed"], config["hidden_size"])
+        config, hidden = self.config, self.config["hidden_size"]
+        self.restoration = Restoration(configured_betas(config), config, hidden)
         self.denoiser = self._denoiser()
         if not self.retrieves:
-            self.no_neighbour = nn.Parameter(torch.randn(config["hidden_size"]))
+            self.no_neighbour = nn.Parameter(torch.randn(hidden))
 
     def _denoiser(self):
         hidden, steps = self.config["hidden_size"], self.config["diffusion_steps"]
         return ConditionalDenoiser(hidden, StepEmbedding(steps, hidden), self.config["denoiser_dropout"])
 
     def _init_modality(self):
-        config, hidden = self.config, self.config["hidden_size"]
-        self.feature_embedding = nn.Embedding(self.n_items, hidden)
-        self.feature_embedding.weight.requires_grad_(config["train_features"])
-        self.feature_propagation = self._propagation()
+        hidden = self.config["hidden_size"]
+        self.init_looks(self.n_items, self.config)
         if self.looks_at_sessions:
-            self.feature_session = SessionAttention(hidden, config["session_gate"])
+            self.feature_session = self._session_attention()
         if self.generates and self.fusion in ("contrast", "attention"):
             self.self_denoiser = self._denoiser()
         if self.fusion == "attention":
@@ -148,38 +129,11 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         if self.fusion in ("early", "condition", "late"):
             self.merge = nn.Linear(hidden, hidden)
 
-    def _initialize(self, features):
-        """Item embeddings U(-1 / sqrt(d), 1 / sqrt(d)) as in the code; features keep the values of their file."""
-        bound = self.config["hidden_size"] ** -0.5
-        nn.init.uniform_(self.item_embedding.weight, -bound, bound)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
-            if self.fusion != "none":
-                self.feature_embedding.weight.copy_(features)
-
     # What stays the same between two changes of the weights
 
     def forget(self):
-        self._encoded_bank = self._tables = None
-
-    def _item_tables(self, fold=None):
-        """Propagated ID and modality vectors of all items (Eq. 2-3): [V, d] each, None without a modality.
-
-        Args:
-            fold (int, optional): of the training sessions that ask, whose own edges the graph then lacks.
-        """
-        if fold is None and self._tables is not None:
-            return self._tables
-        graph, looks = self.graphs.seen_from(fold), None
-        ids = self.propagation(self.item_embedding.weight, graph)
-        if self.fusion != "none":
-            looks = self.feature_propagation(self.feature_embedding.weight, graph)
-        if fold is None and not self.training:
-            self._tables = ids, looks
-        return ids, looks
-
-    def item_vectors(self):
-        return self._item_tables()[0]
+        super().forget()
+        self._encoded_bank = None
 
     @torch.no_grad()
     def encoded_bank(self):
@@ -257,7 +211,7 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         return (*super().loss_inputs(interaction), interaction[self.USER_ID], self.graph_fold(interaction))
 
     def loss_parts(self, item_seq, item_seq_len, target, user, fold=None):
-        tables = self._item_tables(fold)
+        tables = self.item_tables(fold)
         session, look = self._represent(item_seq, item_seq_len, tables)
         condition, similarity = self._guidance(session, look, tables[0], user)
         session, weight = self._fuse_early(session, look), similarity.softmax(-1)
@@ -279,23 +233,24 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         The weighted form of Eq. 14, ``sum_j w_j L_j``, trains retriever and generator at once; it is written as
         two terms with the same gradient, so that the feedback can be left out (w/o FDRO).
         """
-        lambda_1 = self.config["lambda_1"]
-        clean = session.detach() if self.config["detach_target"] else session
-        t = torch.randint(self.process.steps, (len(clean),), device=clean.device)
-        noised = self.process.add_noise(clean, torch.randn_like(clean), t)
-        generated = self.denoiser(noised.unsqueeze(1), t.unsqueeze(1), self.denoiser.prepare(condition))  # [B, k, d]
+        config, lambda_1 = self.config, self.config["lambda_1"]
+        clean = session.detach() if config["detach_target"] else session
+        noised, t = self.restoration.noised(clean, condition.shape[1] if config["noise_per_copy"] else 1)  # [B, 1 or k, d]
+        generated = self.denoiser(noised, t, self.denoiser.prepare(condition))  # [B, k, d]
         error = (clean.unsqueeze(1) - generated).square().mean(-1)  # [B, k] L_j (Eq. 12)
         latent = (weight.unsqueeze(-1) * generated).sum(1)
         parts = {"generation": lambda_1 * (weight.detach() * error).sum(1).mean()}
-        if self.retrieves and self.config["feedback"] != "none":
-            feedback = feedback_loss(similarity, weight, error.detach(), self.config["feedback"])
+        if self.retrieves and config["feedback"] != "none":
+            feedback = feedback_loss(similarity, weight, error.detach(), config["feedback"])
             parts["feedback"] = lambda_1 * feedback
         if self.fusion in ("contrast", "attention"):
-            restored = self.self_denoiser(noised, t, self.self_denoiser.prepare(look))
-            parts["self_generation"] = lambda_1 * (clean - restored).square().mean()  # Eq. 15
+            seen = generated if config["self_input"] == "restored" else noised
+            restored = self.self_denoiser(seen, t, self.self_denoiser.prepare(look.unsqueeze(1)))
+            parts["self_generation"] = lambda_1 * (clean.unsqueeze(1) - restored).square().mean()  # Eq. 15
+            restored = restored.mean(1)
             if self.fusion == "contrast":
                 candidates = rows_of_all(restored)
-                parts["contrast"] = self.config["lambda_2"] * info_nce(latent, candidates, self.config["tau"])  # Eq. 16
+                parts["contrast"] = config["lambda_2"] * info_nce(latent, candidates, config["tau"])  # Eq. 16
             else:
                 latent = self._attend(latent, restored)
         return latent, parts
@@ -303,16 +258,16 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     # Inference (Eq. 13, 17)
 
     def encode(self, item_seq, item_seq_len):
-        tables = self._item_tables()
+        tables = self.item_tables()
         session, look = self._represent(item_seq, item_seq_len, tables)
         condition, similarity = self._guidance(session, look, tables[0])
         session, weight = self._fuse_early(session, look), similarity.softmax(-1).unsqueeze(-1)
         if not self.generates:
             return self._combine(session, look, (weight * condition).sum(1))
         start = self._corrupt(session, item_seq, item_seq_len)
-        latent = (weight * self._restore(self.denoiser, start.unsqueeze(1), condition)).sum(1)
+        latent = (weight * self.restoration.restored(self.denoiser, start.unsqueeze(1), condition)).sum(1)
         if self.fusion == "attention":
-            latent = self._attend(latent, self._restore(self.self_denoiser, start, look))
+            latent = self._attend(latent, self.restoration.restored(self.self_denoiser, start, look))
         return self._combine(session, look, latent)
 
     def neighbors(self, item_seq, item_seq_len):
@@ -330,23 +285,15 @@ class DiffSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         """
         if not (self.retrieves and self.generates):
             raise UsageError("this DiffSBR has only one kind of neighbours: train it with retrieval and neighbors: latent")
-        tables = self._item_tables()
+        tables = self.item_tables()
         session, look = self._represent(item_seq, item_seq_len, tables)
         observable, condition = self._retrieve(session, tables[0])[0], self._guidance(session, look, tables[0])[0]
         session = self._fuse_early(session, look)
         start = self._corrupt(session, item_seq, item_seq_len)
-        return session, observable, self._restore(self.denoiser, start.unsqueeze(1), condition)
+        return session, observable, self.restoration.restored(self.denoiser, start.unsqueeze(1), condition)
 
     def _corrupt(self, clean, item_seq, item_seq_len):
         """The sessions after T' steps of noise, which belongs to the session and not to the batch. [B, d]."""
-        steps = self.config["corruption_steps"]
-        if not steps:
-            return clean
         layout = PackedLayout(item_seq_len)
         keys = history_keys(layout.pack(item_seq), layout.position, layout.row, len(clean))
-        return self.process.add_noise(clean, self.noise(keys), keys.new_full(keys.shape, steps - 1))
-
-    def _restore(self, denoiser, start, condition):
-        """The deterministic reverse chain. start: broadcast against condition [..., d] -> [..., d]."""
-        prepared = denoiser.prepare(condition)
-        return self.chain.run(start, lambda x, t, _: denoiser(x, t, prepared), None)
+        return self.restoration.corrupted(clean, keys)

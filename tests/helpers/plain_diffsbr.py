@@ -4,6 +4,7 @@ It reads the weights and settings of a model, so that both compute the same numb
 given the training sessions as lists. This is what the fast version is checked against (tests/model/test_diffsbr_plain.py).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,10 +51,17 @@ def similarity(scorer, session, other):
     return scorer.output(hidden).squeeze(0)
 
 
-def restore(network, x, t, condition):
-    """Eq. 10: x_0 predicted from x_t. x, condition: [d]; t: int -> [d]."""
+def time_vector(embedding, t, steps, raw):
+    """d_t: sines and cosines of the step, of a thousand or as it is, through a small network. t: int -> [d]."""
+    half = embedding.network[0].in_features // 2
+    angles = [(t if raw else 1000 / steps * t) * 10000 ** (-number / half) for number in range(half)]
+    return embedding.network(torch.tensor([*map(math.cos, angles), *map(math.sin, angles)]))
+
+
+def restore(network, x, t, condition, steps, raw=False):
+    """Eq. 10: x_0 predicted from x_t, of T steps. x, condition: [d]; t: int -> [d]."""
     first = torch.cat([network.state.weight, network.time.weight, network.condition.weight], 1)
-    joined = torch.cat([x, network.step_embedding()[t], condition])
+    joined = torch.cat([x, time_vector(network.step_embedding, t, steps, raw), condition])
     return network.output((first @ joined + network.state.bias).tanh())
 
 
@@ -176,7 +184,7 @@ class PlainDiffSBR:
             histories (list[list[int]]): items of B sessions.
             targets, users (list[int]): [B].
             t (list[int]): [B] time steps.
-            noise (torch.Tensor): [B, d].
+            noise (torch.Tensor): [B, n, d], where n is one, or one for each neighbour.
             anchors (list[int]): items whose alignment counts.
         """
         rows = [self.train_row(*row) for row in zip(histories, users, t, noise)]
@@ -199,13 +207,16 @@ class PlainDiffSBR:
             row.latent = row.weight @ conditions
             return row
         clean = row.session.detach() if self.config["detach_target"] else row.session
-        x = self.noised(clean, t, noise)
-        generated = torch.stack([restore(self.model.denoiser, x, t, condition) for condition in conditions])
+        steps, noised = len(self.betas), [self.noised(clean, t, one) for one in noise]
+        copies = noised if self.config["noise_per_copy"] else noised * len(conditions)
+        generated = torch.stack([restore(self.model.denoiser, x, t, one, steps) for x, one in zip(copies, conditions)])
         row.latent = row.weight @ generated
         row.errors = torch.stack([((clean - one) ** 2).mean() for one in generated])  # Eq. 12
         if self.fusion in ("contrast", "attention"):
-            row.self_latent = restore(self.model.self_denoiser, x, t, look)
-            row.self_error = ((clean - row.self_latent) ** 2).mean()  # Eq. 15
+            seen = generated if self.config["self_input"] == "restored" else noised
+            restored = [restore(self.model.self_denoiser, x, t, look, steps) for x in seen]
+            row.self_latent = mean(restored)
+            row.self_error = mean([((clean - one) ** 2).mean() for one in restored])  # Eq. 15
         if self.fusion == "attention":
             row.latent = attend(self.model.cross_modal, row.latent, row.self_latent)
         return row
@@ -251,7 +262,8 @@ class PlainDiffSBR:
         """Eq. 11-13: the mean of the posterior at every step, without its variance. x, condition: [d] -> [d]."""
         for t in reversed(range(self.config["corruption_steps"] or self.config["diffusion_steps"])):
             before, now, beta = self.alpha_bar[t - 1] if t else 1.0, self.alpha_bar[t], self.betas[t]
-            clean = restore(network, x, t, condition)
+            raw = self.config["inference_times"] == "raw"
+            clean = restore(network, x, t, condition, len(self.betas), raw)
             x = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before) * x) / (1 - now)
         return x
 

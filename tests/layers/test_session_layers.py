@@ -69,14 +69,17 @@ def test_propagation_is_not_computed_in_half_precision(form):
 # Sessions, scorers, denoiser
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("gate", ["scalar", "vector"])
-def test_session_attention_is_its_formula(gate):
+def test_session_attention_is_its_formula(gate, bias):
     torch.manual_seed(0)
-    layer, lengths = SessionAttention(6, gate), torch.tensor([3, 1, 2])
+    layer, lengths = SessionAttention(6, gate, bias), torch.tensor([3, 1, 2])
+    plus = layer.weight.bias if bias else 0.0
+    assert (layer.weight.bias is not None) == bias
     layout, rows = PackedLayout(lengths), torch.randn(3, 3, 6)
     found = layer(layout.pack(rows), layout)
     for b, n in enumerate(lengths.tolist()):
-        gates = layer.weight((layer.last(rows[b, n - 1]) + layer.item(rows[b, :n])).sigmoid())
+        gates = (layer.last(rows[b, n - 1]) + layer.item(rows[b, :n])).sigmoid() @ layer.weight.weight.t() + plus
         torch.testing.assert_close(found[b], (gates * rows[b, :n]).sum(0), atol=1e-5, rtol=1e-5)
 
 

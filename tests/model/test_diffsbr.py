@@ -28,7 +28,7 @@ def test_the_bank_holds_the_training_sessions_and_nothing_else(tmp_path):
 def test_a_training_query_never_gets_its_own_session(tmp_path):
     model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=len(TRAIN) - 1)
     batch = next(iter(loaders[0]))
-    tables = model.eval()._item_tables()
+    tables = model.eval().item_tables()
     session, _ = model._represent(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], tables)
     neighbours, _ = model._retrieve(session, tables[0], batch[model.USER_ID])
     bank = model.encoded_bank().vectors

@@ -34,6 +34,7 @@ SWITCHES = [
     {"alignment_items": 5, "alignment_weight": 0.5},
     {"n_layers": 0, "retrieval": False},
     {"graph_folds": 3},
+    {"session_gate_bias": True, "inference_times": "raw", "noise_per_copy": True, "self_input": "restored"},
 ]
 
 

@@ -35,7 +35,8 @@ class Compared:
         self.histories = [row[:n] for row, n in zip(self.inputs[0].tolist(), self.inputs[1].tolist())]
         torch.manual_seed(0)
         self.t = torch.randint(SMALL["diffusion_steps"], (len(self.batch),))
-        self.noise = torch.randn(len(self.batch), SMALL["hidden_size"])
+        copies = PLAIN["k_neighbors"] if settings.get("noise_per_copy") else 1
+        self.noise = torch.randn(len(self.batch), copies, SMALL["hidden_size"])
 
     def plain(self):
         return PlainDiffSBR(self.model, self.sessions, named_betas("trunc_lin", SMALL["diffusion_steps"]), self.own)
@@ -56,9 +57,13 @@ class Compared:
         def draw_order(n, device):
             return torch.tensor([*ENDS, *(set(range(n)) - set(ENDS))])
 
+        def draw_noise(x):
+            assert x.shape == self.noise.shape
+            return self.noise
+
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randint", draw_steps)
-            patch.setattr(torch, "randn_like", lambda x: self.noise)
+            patch.setattr(torch, "randn_like", draw_noise)
             patch.setattr(torch, "randperm", draw_order)
             return self.model.train().loss_parts(*self.inputs, self.fold)
 
@@ -83,6 +88,16 @@ PLAIN_CASES = [
     ({"alignment_items": 0}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"detach_target": False}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
     ({"graph_folds": 3}, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"}),
+    *(
+        (settings, DIFFUSION | {"feedback", "self_generation", "contrast", "alignment"})
+        for settings in (
+            {"session_gate_bias": True},
+            {"noise_per_copy": True},
+            {"self_input": "restored"},
+            {"self_input": "restored", "noise_per_copy": True, "session_gate_bias": True, "session_gate": "vector"},
+        )
+    ),
+    ({"noise_per_copy": True, "fusion": "attention"}, DIFFUSION | {"feedback", "self_generation", "alignment"}),
     ({"item_features": "none"}, DIFFUSION | {"feedback"}),
     ({"item_features": "none", "retrieval": False}, DIFFUSION),
     ({"retrieval": False}, DIFFUSION | {"self_generation", "contrast", "alignment"}),
@@ -134,6 +149,8 @@ PLAIN_INFERENCE = [
     {"corruption_steps": 8},
     {"corruption_steps": 0},
     {"corruption_steps": 5},
+    {"corruption_steps": 5, "inference_times": "raw"},
+    {"corruption_steps": 0, "inference_times": "raw", "fusion": "attention"},
     *(settings for settings, _ in PLAIN_CASES[4:] if "feedback" not in settings),
 ]
 
@@ -142,11 +159,11 @@ PLAIN_INFERENCE = [
 def test_inference_equals_the_plain_chain_with_the_same_noise(compare, settings, monkeypatch):
     case = compare(**settings)
     if case.model.generates:
-        monkeypatch.setattr(case.model.noise, "forward", lambda keys: case.noise)
+        monkeypatch.setattr(case.model.restoration.noise, "forward", lambda keys: case.noise[:, 0])
     case.model.eval()
     with torch.no_grad():
         plain = case.plain()
-        users = torch.stack([plain.encode(*row) for row in zip(case.histories, case.noise)])
+        users = torch.stack([plain.encode(*row) for row in zip(case.histories, case.noise[:, 0])])
         torch.testing.assert_close(case.model.encode(*case.inputs[:2]), users, atol=1e-5, rtol=1e-5)
-        scores = torch.stack([plain.scores(*row) for row in zip(case.histories, case.noise)])
+        scores = torch.stack([plain.scores(*row) for row in zip(case.histories, case.noise[:, 0])])
         torch.testing.assert_close(case.model.full_sort_predict(case.batch), scores, atol=1e-5, rtol=1e-5)
