@@ -99,6 +99,11 @@ def apart():
         _together = True
 
 
+def all_have_rows():
+    """Whether every process has rows of the present batch, for counts that all shall agree on."""
+    return _together
+
+
 def rows_of_all(tensor):
     """The rows of all processes, for losses that compare the rows of a batch with each other.
 

@@ -23,6 +23,7 @@ from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.top_items import best_without, top_items
 from recbole_diffusion.model.base import configured_betas, require_even_width
 from recbole_diffusion.model.transformer_recommender import TransformerRecommender, require_company
+from recbole_diffusion.processes import all_have_rows
 
 
 class CaDiRec(TransformerRecommender):
@@ -103,7 +104,7 @@ class CaDiRec(TransformerRecommender):
             parts["contrast"] = self.alpha * warm * self.contrast(*ends.unbind(1), target)
         else:
             hidden = self.hidden(items, layout)
-        self.steps_taken += 1
+        self.steps_taken += all_have_rows()  # or the process without rows would stay behind
         if self.config["ce_positions"] == "last":
             hidden = hidden[layout.last]
         return {"recommendation": self.recommendation_loss(hidden, items, layout, target, later), **parts}

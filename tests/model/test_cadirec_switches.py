@@ -7,7 +7,7 @@ from session_files import SPLIT, TRAIN, write_split
 from test_cadirec import build
 from test_simdiffrec import batch
 
-from recbole_diffusion import run
+from recbole_diffusion import processes, run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.later import later_items
 from recbole_diffusion.data.loaders import build_loaders
@@ -143,6 +143,15 @@ def test_the_contrast_waits_for_its_first_step():
     other = build(warm_up_steps=2)
     other.load_training_state(model.training_state())
     assert parts_of(other)["contrast"] > 0
+
+
+def test_a_batch_that_some_process_has_no_rows_of_is_no_step_of_the_warm_up():
+    model = build(warm_up_steps=2)
+    with processes.apart():
+        model.loss_parts(*batch())
+    assert model.training_state() == {"steps_taken": 0}
+    model.loss_parts(*batch())
+    assert model.training_state() == {"steps_taken": 1}
 
 
 def test_padding_is_a_class_if_asked_and_items_have_a_bias():
