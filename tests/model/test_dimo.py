@@ -253,7 +253,7 @@ def test_dropout_of_the_first_epoch_only(folder):
 
     def n_losses(epoch):
         model.begin_epoch(epoch)
-        return len({float(sum(model.train().calculate_loss(batch))) for _ in range(2)})
+        return len({sum(model.train().calculate_loss(batch)).item() for _ in range(2)})
 
     assert [n_losses(epoch) for epoch in (0, 1, 2, 0)] == [2, 1, 1, 2]
     model.config["dropout_epochs"] = "all"
@@ -264,7 +264,7 @@ def test_dropout_of_the_first_epoch_only(folder):
 def test_each_dropout_moves_the_loss(name, folder):
     model, (train, *_) = dimo(folder, co_weight=0, **{name: 0.5})
     batch = next(iter(train))
-    assert len({float(sum(model.train().calculate_loss(batch))) for _ in range(2)}) == 2
+    assert len({sum(model.train().calculate_loss(batch)).item() for _ in range(2)}) == 2
 
 
 def test_features_keep_the_values_of_their_file_and_ids_are_small(folder):
