@@ -18,6 +18,7 @@ EXPORTABLE = (
     "MCLRec",
     "STOSA",
     "AttenMixer",
+    "DIMO",
     "DreamRec",
     "PreferDiff",
     "ADRec",
