@@ -17,6 +17,9 @@ CASES = {
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
     "AttenMixer, released": ("AttenMixer", {"attention": "released"}),
+    "DIMO": ("DIMO", {}),
+    "DIMO, one graph": ("DIMO", {"graph_folds": 0}),
+    "DIMO, random text": ("DIMO", {"feature_init": "random"}),
 }
 PLAIN = {"AttenMixer": "plain_attenmixer"}
 EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds

@@ -33,6 +33,61 @@ class SessionAttention(nn.Module):
         return x.new_zeros(len(layout.last), x.shape[1]).index_add(0, layout.row, weight * x)
 
 
+class LastItemAttention(nn.Module):
+    """What the last item of a session finds when it looks at all of them; without positions, residual or output layer.
+
+    Args:
+        n_heads, hidden_size (int): heads divide the width d.
+        dropout (float): of the weights.
+
+    Raises:
+        ValueError: when ``hidden_size`` is not a multiple of ``n_heads``.
+    """
+
+    def __init__(self, n_heads: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        if hidden_size % n_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of n_heads {n_heads}")
+        self.n_heads, self.scale = n_heads, (hidden_size // n_heads) ** -0.5
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)  # a bias would be the same for all items of a session
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """x: [N, d] items of packed sessions -> [B, d]; time and memory O(N)."""
+        query = (self.query(x[layout.last]) * self.scale)[layout.row]
+        logits = (query * self.key(x)).unflatten(-1, (self.n_heads, -1)).sum(-1)  # [N, heads]
+        weights = self.dropout(softmax_within(logits, layout.row, len(layout.last)))
+        mixed = (weights.unsqueeze(-1) * self.value(x).unflatten(-1, (self.n_heads, -1))).flatten(1)
+        return mixed.new_zeros(len(layout.last), mixed.shape[1]).index_add(0, layout.row, mixed)
+
+
+def softmax_within(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Softmax over the rows of each group.
+
+    Args:
+        logits (torch.Tensor): [N, h].
+        group (torch.LongTensor): [N], from 0 to ``n_groups - 1``.
+        n_groups (int): how many groups there are.
+
+    Returns:
+        torch.Tensor: [N, h], float32 at least; each column sums to 1 in each group that has rows.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    index = group[:, None].expand_as(logits)
+    most = logits.new_full((n_groups, logits.shape[1]), float("-inf"))
+    most = most.scatter_reduce(0, index, logits.detach(), "amax")
+    exponent = (logits - most[group]).exp()
+    return exponent / torch.zeros_like(most).index_add(0, group, exponent)[group]
+
+
+def mean_within(x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+    """Mean of the tokens of each row: [N, d] -> [B, d]."""
+    total = x.new_zeros(len(layout.last), x.shape[1]).index_add(0, layout.row, x)
+    return total / layout.length[layout.last].unsqueeze(1).to(x.dtype)
+
+
 class ConditionalDenoiser(nn.Module):
     """MLP([x_t ; d_t ; condition]) -> x_0 (DiffSBR Eq. 10), whose first layer is split into its three inputs.
 

@@ -23,6 +23,7 @@ from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.padded import (
     PaddedAlready,
     PaddedAttenMixer,
+    PaddedDIMO,
     PaddedDreamRec,
     PaddedEncoder,
     PaddedSTOSA,
@@ -45,6 +46,7 @@ EXPORTABLE = {
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
     "AttenMixer": PaddedAttenMixer,
+    "DIMO": PaddedDIMO,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

@@ -166,6 +166,34 @@ class PaddedAttenMixer(PaddedScorer):
         return self.directions
 
 
+class PaddedDIMO(PaddedScorer):
+    """DIMO, whose items are propagated already in the file."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        with torch.no_grad():
+            self.register_buffer("table", model.item_vectors())
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden] or, with a text, [B, 2 * hidden]."""
+        model, x = self.model, self.table[item_seq]
+        real = (torch.arange(self.width) < item_seq_len[:, None])[:, None]
+        causes = (model.ids, model.texts) if model.has_text else (model.ids,)
+        parts = x.split(model.config["hidden_size"], -1)
+        return torch.cat([self._read(c.attention, part, item_seq_len - 1, real) for c, part in zip(causes, parts)], 1)
+
+    def _read(self, layer, x, last, real):
+        """x: [B, L, hidden]; last: [B]; real: [B, 1, L] -> [B, hidden]."""
+        query = layer.query(self.at(x, last)) * layer.scale
+        q, k, v = (rows.unflatten(-1, (layer.n_heads, -1)) for rows in (query, layer.key(x), layer.value(x)))
+        weights = torch.einsum("bhd,blhd->bhl", q, k).masked_fill(~real, float("-inf")).softmax(-1)
+        return torch.einsum("bhl,blhd->bhd", weights, v).flatten(1)
+
+    def items(self):
+        """[V, hidden] or, with a text, [V, 2 * hidden]."""
+        return self.table
+
+
 class PaddedAlready(PaddedScorer):
     """A model of RecBole, which works on padded rows by itself."""
 

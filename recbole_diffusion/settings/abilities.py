@@ -18,6 +18,7 @@ EXPORTABLE = (
     "MCLRec",
     "STOSA",
     "AttenMixer",
+    "DIMO",
     "DreamRec",
     "PreferDiff",
     "ADRec",
@@ -35,7 +36,10 @@ NEEDS = {
     **dict.fromkeys(("FDSA", "GRU4RecF", "SASRecF"), "columns of items"),
     **dict.fromkeys(("GRU4RecKG", "KSR"), "a knowledge graph"),
 }
-TAKES = {"DiffSBR": "vectors of items", "DIN": "columns of items", "DIEN": "columns of items"}
+TAKES = {
+    **dict.fromkeys(("DiffSBR", "DIMO"), "vectors of items"),
+    **dict.fromkeys(("DIN", "DIEN"), "columns of items"),
+}
 # Models that read more than a history: the data set when they are built, or other columns when they score.
 READ_MORE = ("DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecCPR", "SASRecF")
 

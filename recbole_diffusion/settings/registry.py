@@ -22,6 +22,7 @@ MODELS = {
     "PreferDiff": "recbole_diffusion.model.dreamrec",
     "ADRec": "recbole_diffusion.model.adrec",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
+    "DIMO": "recbole_diffusion.model.dimo",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

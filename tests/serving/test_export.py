@@ -58,6 +58,8 @@ CASES = {
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
     "AttenMixer, released": ("AttenMixer", {"attention": "released", "n_levels": 3}),
+    "DIMO": ("DIMO", {"feature_init": "random"}),
+    "DIMO, IDs": ("DIMO", {"item_features": "none", "n_heads": 1}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "DreamRec": ("DreamRec", {"n_heads": 2}),
     "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
@@ -72,6 +74,9 @@ CASES = {
     "DiffuRecSys, released masks, linear": ("DiffuRecSys", {"attention_mask": "queries", "cross_attention": "linear"}),
 }
 
+SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
+CHECKPOINT = {"item_tokens": range(N_ITEMS), "other_parameter": {"training_sessions": SESSIONS}}
+
 
 def recommender(case):
     model, settings = CASES[case]
@@ -80,7 +85,7 @@ def recommender(case):
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS)}))
+    network = config.model_class(config, Catalogue(config, CHECKPOINT))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -125,6 +130,7 @@ def test_the_padded_form_equals_the_packed_model(case):
         "STOSA",
         "AttenMixer",
         "AttenMixer, released",
+        "DIMO",
         "DreamRec",
         "ADRec",
         "DiQDiff",
