@@ -18,6 +18,7 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.pseudo_items import (
     PseudoItems,
     default_file,
+    own_folder,
     place_of,
     read_pseudo_items,
     save_pseudo_items,
@@ -62,7 +63,7 @@ def augment(name, settings=None, output=None, cache=None, device=None, force=Fal
         )
     checkpoint = checkpoint_of(own, config, parts[0])
     origin = describe_origin(own, config, parts, checkpoint)
-    output = Path(output) if output else default_file(config)
+    output = Path(output) if output else default_file(own_folder(config), name)
     if output.is_file() and not force:
         there = read_pseudo_items(output, f"recbole-diffusion augment {name}{place_of(config)} --force").meta
         if there["fingerprint"] != origin["fingerprint"]:

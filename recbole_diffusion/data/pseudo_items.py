@@ -24,7 +24,6 @@ from recbole_diffusion.settings.properties import own_copies
 from recbole_diffusion.settings.recbole_files import recbole_folder
 
 SUFFIX = ".augmented.npz"
-USERS = Path("dataset")  # the default of data_path
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,9 @@ class PseudoItems:
 # Files
 
 
-def default_file(config):
-    """Default place of a data set's pseudo items, beside the data (pathlib.Path); the file need not exist.
-
-    Data that come with RecBole or this package leave it in the folder ``dataset``, where users have theirs.
-    """
-    name = f"{config['dataset']}{SUFFIX}"
-    return USERS / name if is_packaged(config) else Path(config["data_path"]) / name
+def default_file(data_path, dataset):
+    """Default place of a data set's pseudo items (pathlib.Path); the file need not exist."""
+    return Path(data_path) / dataset / f"{dataset}{SUFFIX}"
 
 
 def augmented_file(config):
@@ -67,17 +62,16 @@ def augmented_file(config):
     choice = config["augmented"]
     if not choice:
         return None
-    return default_file(config) if choice == "auto" else Path(choice)
+    return default_file(own_folder(config), config["dataset"]) if choice == "auto" else Path(choice)
 
 
-def is_packaged(config):
-    """Whether the data are the copy that RecBole or this package brings along."""
-    name = config["dataset"]
+def own_folder(config):
+    """Folder of the data sets, or ``dataset`` where the data come with RecBole or this package (pathlib.Path)."""
+    folder, name = Path(config["data_path"]).parent, config["dataset"]
     packaged = own_copies(name)
     if name == "ml-100k" and recbole_folder():
         packaged.append(recbole_folder() / "dataset_example")
-    folder = Path(config["data_path"]).parent
-    return folder.resolve() in [place.resolve() for place in packaged] and folder != USERS
+    return Path("dataset") if folder.resolve() in [place.resolve() for place in packaged] else folder
 
 
 def save_pseudo_items(path, pseudo):
@@ -122,8 +116,8 @@ def command_for(config):
 
 def place_of(config):
     """`` --data_path=FOLDER`` for commands, or nothing where it is the default."""
-    folder = Path(config["data_path"]).parent
-    return "" if folder == USERS or is_packaged(config) else f" --data_path={shlex.quote(str(folder))}"
+    folder = str(own_folder(config))
+    return "" if folder == "dataset" else f" --data_path={shlex.quote(folder)}"
 
 
 def histories_hash(train):

@@ -65,7 +65,7 @@ def default_data_path(name, folder="dataset"):
     Returns:
         str: ``folder``, or the folder of the package's own copy where ``folder`` has no such data set.
     """
-    if not (Path(folder) / name).exists():
+    if not any((Path(folder) / name).glob("*.inter")):
         for own in own_copies(name):
             if (own / name).is_dir():
                 return str(own)

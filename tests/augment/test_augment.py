@@ -154,11 +154,12 @@ def test_a_loss_that_is_no_number_is_an_error(folder, tmp_path, monkeypatch):
 
 def test_data_that_come_with_a_package_get_a_file_of_the_user(tmp_path):
     report = augment("ml-100k", {"pseudo_source": "random"}, show_progress=False, say=lambda line: None)
-    assert report["file"] == str(Path("dataset", "ml-100k.augmented.npz")) and Path(report["file"]).is_file()
+    assert report["file"] == str(Path("dataset", "ml-100k", "ml-100k.augmented.npz")) and Path(report["file"]).is_file()
+    Path("dataset", "toy").mkdir()  # where there are no data
     assert augment("toy", {"pseudo_source": "random"}, say=lambda line: None)["users"] > 0
     given = {"augmented": "auto", "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "loss_type": "CE"}
     result = run("SASRec", "toy", config_dict={**given, "use_gpu": False, "show_progress": False})
-    assert result["augmented"]["file"] == str(Path("dataset", "toy.augmented.npz"))
+    assert result["augmented"]["file"] == str(Path("dataset", "toy", "toy.augmented.npz"))
 
 
 def test_what_is_there_is_not_made_again_and_never_replaced_silently(folder, tmp_path, monkeypatch):

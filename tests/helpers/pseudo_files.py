@@ -24,6 +24,6 @@ def write_pseudo_items(folder, items, name="cycle", path=None, **meta):
     rows = np.array([[place[f"i{item}"] for item in row] for row in items.values()])
     described = {"dataset": name, "fingerprint": "0123456789ab", "settings": {"guide_from": "train"}}
     described.update(histories=histories_hash(data.build()[0]), **meta)
-    path = path or default_file(data.config)
+    path = path or default_file(folder, name)
     save_pseudo_items(path, PseudoItems(np.array([f"u{user}" for user in items]), tokens, rows, described))
     return path
