@@ -83,7 +83,6 @@ def refused(capsys, *words):
         (["--model=DiffuRec", "--hidden_size=7", "--n_heads=1"], "hidden_size 7 must be even"),
         (["--model=DiffuRec", "--train_view=sequence"], "leave train_view at prefix"),
         (["--model=DIMO", "--graph_folds=1"], "graph_folds 1 would leave the graph no session"),
-        (["--model=DIMO", "--graph_folds=41"], "graph_folds 41 is more than the 40 training sessions: lower it"),
         (["--model=DIMO", "--item_features=absent.npz"], "absent.npz"),
         (["--model=DIMO", "--feature_init=file2"], "feature_init must be one of file, random, got 'file2'"),
         (["--model=DIMO", "--proxy_arguments=meaning"], "proxy_arguments must be one of meant, released, got 'meaning'"),

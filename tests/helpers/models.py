@@ -27,9 +27,9 @@ CONTRACTS = {model: contract_of(model) for model in registry.MODELS}
 
 
 def without_dropout(model):
-    """All settings of a model that are dropout, set to none."""
-    keys = documented(model)[1] or ("hidden_dropout_prob", "attn_dropout_prob")
-    return {key: 0.0 for key in keys if "dropout" in key}
+    """All settings of a model that are rates of dropout, set to none."""
+    defaults = documented(model)[0] or {"hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5}
+    return {key: 0.0 for key, default in defaults.items() if "dropout" in key and not isinstance(default, str)}
 
 
 class Plain(ModelContract):

@@ -124,9 +124,3 @@ class PlainDIMO:
                 config["counterfactual_weight"] * sum(self.counterfactual(h, y) for h, y in one_by_one) / n
             )
         return parts
-
-
-def loss(model, item_seq, lengths, target, sessions, drawn=((), ())):
-    """Sum of all parts for padded rows: []."""
-    histories = [row[:n] for row, n in zip(item_seq.tolist(), lengths.tolist())]
-    return sum(PlainDIMO(model, sessions).loss_parts(histories, target.tolist(), drawn).values())
