@@ -31,6 +31,8 @@ SIZES = {  # values of settings that are numbers; other sizes are those of a sma
     "hidden_dropout_prob": [0.0, 0.5], "attn_dropout_prob": [0.0, 0.5], "embedding_dropout_prob": [0.0, 0.5],
     "k_neighbors": [1], "corruption_steps": [0, 1, 2], "alignment_items": [0, 2], "graph_dropout": [0.0, 0.3],
     "lambda_std": [0.0, 0.1], "ddim_eta": [0.0, 1.0], "offset_strength": [0.0, 0.1],
+    "num_codes": [1, 2], "code_noise": [0.0, 1.0], "code_anneal_steps": [0, 3], "code_restart_steps": [0, 1],
+    "svq_balance": [0.0, 0.01], "lambda_contrast": [0.0, 0.6],
 }  # fmt: skip
 
 
@@ -62,6 +64,8 @@ def fitting(chosen):
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or "corruption_steps" in chosen:
         chosen["train_view"] = "prefix"
+    if chosen.get("official_codes"):
+        chosen["svq"] = "ema"
     if chosen.get("schedule") == "linear":  # whose variances are large with few steps
         chosen["diffusion_steps"] = 32
     elif chosen.get("schedule") == "trunc_lin":
