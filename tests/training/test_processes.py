@@ -72,6 +72,8 @@ def run_in_copies(model, given, size=2, train=run):
         ("SimDiffRec", {**PLAIN, "mask_history": True, "clip_grad_norm": {"max_norm": 0.1}}, 3),
         ("SimDiffRec", quiet("SimDiffRec", mask_same_target=True, ce_positions="last", train_view="prefix"), 3),
         ("DiffSBR", quiet("DiffSBR", graph_folds=3, train_batch_size=11), 2),
+        # The last of 245 examples is a batch of its own, and the codebook learns from it in both processes.
+        ("DiQDiff", quiet("DiQDiff", train_batch_size=61), 2),
         ("SASRec", {**without_dropout("SASRec"), "train_batch_size": 64, "epochs": 1}, 2),
         *((model, quiet(model), 2) for model, contract in CONTRACTS.items() if contract.settings_without_chance is not None),
     ],
