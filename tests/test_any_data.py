@@ -32,7 +32,7 @@ SIZES = {  # values of settings that are numbers; other sizes are those of a sma
     "k_neighbors": [1], "corruption_steps": [0, 1, 2], "alignment_items": [0, 2], "graph_dropout": [0.0, 0.3],
     "lambda_std": [0.0, 0.1], "ddim_eta": [0.0, 1.0], "offset_strength": [0.0, 0.1],
     "num_codes": [1, 2], "code_noise": [0.0, 1.0], "code_anneal_steps": [0, 3], "code_restart_steps": [0, 1],
-    "svq_balance": [0.0, 0.01], "lambda_contrast": [0.0, 0.6],
+    "graph_folds": [0, 2], "svq_balance": [0.0, 0.01], "lambda_contrast": [0.0, 0.6],
 }  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def fitting(chosen):
     if chosen.get("official_compat"):
         compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
-    if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or "corruption_steps" in chosen:
+    of_sessions = {"corruption_steps", "n_companions", "n_levels"} & set(chosen)
+    if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or of_sessions:
         chosen["train_view"] = "prefix"
     if chosen.get("official_codes"):
         chosen["svq"] = "ema"

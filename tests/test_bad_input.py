@@ -107,7 +107,7 @@ def refused(capsys, *words):
         (["--model=DiffSBR", "--graph_source=test"], "graph_source must be one of train, all"),
         (["--model=DiffSBR", "--graph_folds=1"], "graph_folds 1 would leave the graph no session: 0 for one graph of all"),
         (["--model=DiffSBR", "--graph_folds=-2"], "graph_folds must lie in [0, inf), got -2"),
-        (["--model=DiffSBR", "--graph_folds=41"], "graph_folds 41 is more than the 40 training sessions: lower it"),
+        (["--model=DiffSBR", "--graph_folds=41"], "40 training sessions are too few for graph_folds 41: lower it"),
         (["--model=SASRec", "--graph_folds=5"], "unknown key 'graph_folds'"),
         (["--model=DiffSBR", "--train_view=sequence"], "leave train_view at prefix"),
         (["--model=CL4SRec", "--crop_kept=0"], "crop_kept must lie in (0, 1), got 0"),

@@ -27,7 +27,7 @@ def draw_folds(users, n_folds, seed):
     """
     distinct, session = users.unique(return_inverse=True)
     if n_folds > len(distinct):
-        raise UsageError(f"graph_folds {n_folds} is more than the {len(distinct)} training sessions: lower it")
+        raise UsageError(f"{len(distinct)} training sessions are too few for graph_folds {n_folds}: lower it")
     return (torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)) % n_folds)[session]
 
 

@@ -30,7 +30,7 @@ def test_folds_follow_the_seed():
 
 def test_as_many_folds_as_sessions_and_no_more():
     assert sorted(draw_folds(USERS.unique(), 6, 1).tolist()) == list(range(6))
-    with pytest.raises(UsageError, match="graph_folds 7 is more than the 6 training sessions"):
+    with pytest.raises(UsageError, match="6 training sessions are too few for graph_folds 7"):
         draw_folds(USERS, 7, 1)
 
 
