@@ -4,18 +4,13 @@ history against the one that reads it again in every step, on histories of 50 it
 import itertools
 import statistics
 
-from common import in_fresh_process, parse, peak_mb, prepare, spread, time_steps
+from common import in_fresh_process, package_step, parse, peak_mb, prepare, spread, time_steps
 
 
 def packed_steps(args, settings):
     """Steps of the package."""
     _, loaders, network, optimizer = prepare("ADRec", "beauty", args, **settings)
-
-    def step(batch):
-        optimizer.zero_grad()
-        sum(network.calculate_loss(batch)).backward()
-        optimizer.step()
-
+    step = package_step(network, optimizer)
     return {"seconds": time_steps(step, itertools.islice(loaders[0], args.steps)), "peak": peak_mb()}
 
 

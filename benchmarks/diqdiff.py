@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 
-from common import in_fresh_process, parse, peak_mb, prepare, spread
+from common import in_fresh_process, package_step, parse, peak_mb, prepare, spread, time_steps
 
 WIDTH, TAU = 128, 0.07
 
@@ -32,27 +32,11 @@ def contrasts(form, rows, rounds):
     return {"seconds": seconds, "memory": peak_mb() - before, "value": loss.item()}
 
 
-def seconds_of(step, batches, warm_up=2):
-    """Processor time of each step after some that are not counted."""
-    seconds = []
-    for batch in batches:
-        start = time.process_time()
-        step(batch)
-        seconds.append(time.process_time() - start)
-    return seconds[warm_up:]
-
-
 def packed_steps(model, args, settings):
     """Steps of the package."""
     _, loaders, network, optimizer = prepare(model, "beauty", args, **settings)
-
-    def step(batch):
-        optimizer.zero_grad()
-        sum(network.calculate_loss(batch)).backward()
-        optimizer.step()
-        network.after_step()
-
-    return {"seconds": seconds_of(step, itertools.islice(loaders[0], args.steps)), "peak": peak_mb()}
+    step = package_step(network, optimizer)
+    return {"seconds": time_steps(step, itertools.islice(loaders[0], args.steps), clock=time.process_time), "peak": peak_mb()}
 
 
 def padded_steps(args):
@@ -75,7 +59,7 @@ def padded_steps(args):
         sum(parts.values()).backward()
         optimizer.step()
 
-    return {"seconds": seconds_of(step, itertools.islice(loaders[0], args.steps)), "peak": peak_mb()}
+    return {"seconds": time_steps(step, itertools.islice(loaders[0], args.steps), clock=time.process_time), "peak": peak_mb()}
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def features_of(dataset, config, needed_for=None):
             f"'recbole-diffusion features --dataset={name}'"
         )
     if features is None:
-        logging.getLogger().warning(f"no item features: {config['model']} runs without a modality")
+        logging.getLogger().warning(f"no item features: {config['model']} runs on IDs alone, without a modality")
     return features
 
 

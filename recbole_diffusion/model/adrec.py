@@ -45,7 +45,7 @@ class ADRec(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config, hidden = config, config["hidden_size"]
+        hidden = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, hidden)
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(hidden, eps=config["layer_norm_eps"])

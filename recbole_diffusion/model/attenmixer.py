@@ -33,7 +33,6 @@ class AttenMixer(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         hidden = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, hidden)
         self.item_dropout = Dropout(config["hidden_dropout_prob"])

@@ -52,6 +52,7 @@ class DiffusionSequentialRecommender(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self.config = config
         self._one_per_user = config["train_view"] == "sequence"
         learned = config["repetition"] == "learned"
         self.repetition = Repetition(config["repetition_amounts"], self.max_seq_length) if learned else None

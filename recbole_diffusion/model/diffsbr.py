@@ -55,7 +55,6 @@ class DiffSBR(PropagatedItems, DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         hidden = config["hidden_size"]
         self.training_sessions = dataset.sessions()
         self.leaks = config["graph_source"] == "all"

@@ -13,6 +13,7 @@ says what its released code does instead, and which setting does the same.
 import torch
 from torch import nn
 
+from recbole_diffusion.data.features import features_of
 from recbole_diffusion.data.folds import graph_sessions
 from recbole_diffusion.layers.companions import Companions, preference
 from recbole_diffusion.layers.cosine import unit
@@ -86,7 +87,6 @@ class DIMO(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         self.training_sessions = dataset.sessions()
         self.leaks = config["graph_source"] == "all"
         self.graphs = SessionGraphs(self.n_items, "cooccurrence", *graph_sessions(dataset, config["graph_source"]))
@@ -112,16 +112,11 @@ class DIMO(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     def _find_features(self, dataset):
         """Vectors of the items [V, d], or None for a model of IDs alone."""
-        config, choice = self.config, self.config["item_features"]
-        if choice == "none":
-            return None
-        if config["feature_init"] == "random":
+        config = self.config
+        if config["item_features"] != "none" and config["feature_init"] == "random":
             self.logger.warning("feature_init: random reads no features: the text is a second table of IDs")
             return torch.empty(self.n_items, config["hidden_size"]).uniform_(-BOUND, BOUND)
-        features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
-        if features is None:
-            self.logger.warning("no item features: DIMO runs on IDs alone, without the losses that tell the two apart")
-        return features
+        return features_of(dataset, config)
 
     @torch.no_grad()
     def _initialize(self, features):

@@ -37,7 +37,6 @@ class RestoringRecommender(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         hidden = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, hidden)
         if config["use_position"]:

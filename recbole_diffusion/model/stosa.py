@@ -37,7 +37,6 @@ class STOSA(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         hidden = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, hidden)
         self.item_spread = nn.Embedding(self.n_items, hidden)

@@ -39,7 +39,6 @@ class TransformerRecommender(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
         self.recommender = PositionedTransformer(config, self.max_seq_length, config["encoder"], config["n_layers"])
         self.mask_vector = None
