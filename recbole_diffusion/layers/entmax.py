@@ -7,11 +7,16 @@ from typing import Any
 import torch
 
 LEAST_SLACK = 0.01  # of alpha above 1: nearer to softmax, its gradient would be a difference of equal numbers over a square
-HALVINGS = {torch.float32: 24, torch.float64: 52}  # of a threshold between -1 and 0: as many as the type can tell apart
+MOST_STEPS = 20  # of Newton's method; two to nine are enough
+NEAR = 1e-4  # a mass so near to 1 that one more step makes it as near as the type can tell
 
 
 class _Entmax(torch.autograd.Function):
-    """``p_i = max(0, (alpha - 1) z_i - tau)^(1 / (alpha - 1))`` with the threshold tau that makes them sum to 1."""
+    """``p_i = max(0, (alpha - 1) z_i - tau)^(1 / (alpha - 1))`` with the threshold tau that makes them sum to 1.
+
+    The norm of the positive parts with the power 1 / (alpha - 1) is convex in tau and almost straight, so that Newton's
+    method finds where it is 1, from the left and without overshooting, in a third of the steps that halving would take.
+    """
 
     @staticmethod
     def forward(ctx: Any, z: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -19,16 +24,18 @@ class _Entmax(torch.autograd.Function):
         x = z * slack
         top = x.amax(-1, keepdim=True)
         x.sub_(top.masked_fill_(top == float("-inf"), 0))
-        count = (x > float("-inf")).sum(-1, keepdim=True).clamp_(min=1)
-        low, width = torch.full_like(top, -1), 1 - count.to(x.dtype).pow(-slack)
-        power, above = (1 / slack).expand_as(top), torch.empty_like(x)
-        for _ in range(HALVINGS[x.dtype]):
-            width = width / 2
-            middle = low + width
-            mass = torch.sub(x, middle, out=above).clamp_(min=0).pow_(power).sum(-1, keepdim=True)
-            low = torch.where(mass >= 1, middle, low)
-        p = torch.sub(x, low, out=above).clamp_(min=0).pow_(power)
-        p.div_(p.sum(-1, keepdim=True).clamp_(min=torch.finfo(p.dtype).tiny))
+        tau, power = torch.full_like(top, -1), (1 / slack).expand_as(top)
+        above, rest = torch.empty_like(x), power - 1
+        least = torch.finfo(x.dtype).tiny
+        for _ in range(MOST_STEPS):
+            torch.sub(x, tau, out=above).clamp_(min=0)
+            slope = above.pow(rest).masked_fill_(above == 0, 0)
+            mass = above.mul_(slope).sum(-1, keepdim=True).clamp_(min=least)
+            tau = tau + (1 - mass.pow(-slack)) * mass / slope.sum(-1, keepdim=True).clamp_(min=least)
+            if mass.max() < 1 + NEAR:
+                break
+        p = torch.sub(x, tau, out=above).clamp_(min=0).pow_(power)
+        p.div_(p.sum(-1, keepdim=True).clamp_(min=least))
         ctx.save_for_backward(p, alpha)
         return p
 

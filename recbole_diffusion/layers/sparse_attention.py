@@ -96,10 +96,10 @@ class SparseReadout(nn.Module):
 
 
 class NeighbourAttention(nn.Module):
-    """A neighbourhood as its sessions, weighted by how much they overlap and how they go with the target.
+    """A neighbourhood as the mean of its sessions, weighted by how much they overlap and how they go with the target.
 
     The logit of a session is ``(W t) . v_j / sqrt(d) + log overlap_j``; softmax would give the overlaps as weights where
-    the target has no preference.
+    the target has no preference. A session overlaps by 1 with itself.
 
     Args:
         target_size (int): D of the target.
@@ -111,15 +111,35 @@ class NeighbourAttention(nn.Module):
         self.query = nn.Linear(target_size, hidden_size, bias=False)
         self.alpha = nn.Linear(target_size, 1)
 
-    def forward(self, target: torch.Tensor, sessions: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
-        """[b, D], [b, m, d], [b, m] with 0 where there is no session -> weights [b, m]."""
-        fits = (sessions @ self.query(target).unsqueeze(-1)).squeeze(-1) / math.sqrt(sessions.shape[-1])
-        return entmax(fits + overlap.log(), sparseness(self.alpha(target)))
+    def forward(
+        self, target: torch.Tensor, itself: torch.Tensor, others: torch.Tensor, overlap: torch.Tensor
+    ) -> torch.Tensor:
+        """Look at a neighbourhood.
+
+        Args:
+            target (torch.Tensor): [b, D].
+            itself, others (torch.Tensor): [b, d] and [b, m, d].
+            overlap (torch.Tensor): [b, m], 0 where there is no session.
+
+        Returns:
+            torch.Tensor: [b, d].
+        """
+        query = self.query(target) / math.sqrt(itself.shape[1])
+        fits = (others @ query.unsqueeze(-1)).squeeze(-1) + overlap.log()
+        logits = torch.cat([(query * itself).sum(1, keepdim=True), fits], 1)
+        return weighted(entmax(logits, sparseness(self.alpha(target))), itself, others)
 
 
-def overlap_weights(overlap: torch.Tensor) -> torch.Tensor:
-    """Overlaps divided by their sums: [b, m] -> [b, m]."""
-    return overlap / overlap.sum(1, keepdim=True)
+def mean_by_overlap(itself: torch.Tensor, others: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
+    """The same with overlaps, divided by their sum, as weights: [b, d], [b, m, d], [b, m] -> [b, d]."""
+    overlap = F.pad(overlap.to(itself.dtype), (1, 0), value=1.0)
+    return weighted(overlap / overlap.sum(1, keepdim=True), itself, others)
+
+
+def weighted(weights: torch.Tensor, itself: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Sum of a vector and others under weights: [b, 1 + m], [b, d], [b, m, d] -> [b, d]."""
+    weights = weights.to(itself.dtype)
+    return weights[:, :1] * itself + (weights[:, 1:].unsqueeze(1) @ others).squeeze(1)
 
 
 def similar_in_batch(vectors: torch.Tensor, k: int) -> torch.Tensor:

@@ -19,22 +19,21 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.cosine import CosineHead, unit
 from recbole_diffusion.layers.gated_graph import GatedGraph
 from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
-from recbole_diffusion.layers.overlap import Overlaps, SessionSets, nearest_of_each
+from recbole_diffusion.layers.overlap import SessionSets
+from recbole_diffusion.layers.overlap_bank import OverlapBank
 from recbole_diffusion.layers.packed import FineLayout, pad_block
 from recbole_diffusion.layers.retrieval import DirectionScorer
-from recbole_diffusion.layers.session_bank import EncodedBank, SessionBank
+from recbole_diffusion.layers.session_bank import EncodedBank
 from recbole_diffusion.layers.session_graph import Edges, item_nodes, rank_by_number, since_met, transitions
 from recbole_diffusion.layers.sparse_attention import (
     NeighbourAttention,
     SparseReadout,
     SparseSelfAttention,
-    overlap_weights,
+    mean_by_overlap,
     similar_in_batch,
 )
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.base import DiffusionSequentialRecommender, require_prefixes
-
-SESSIONS_AT_A_TIME = 2048  # of the bank, when it is encoded
 
 
 class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
@@ -75,7 +74,7 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
                 "labels, scores depend on the batch, results are marked"
             )
         else:
-            self._init_bank(*self.training_sessions)
+            self.bank, self.scorer = self._bank_of(*self.training_sessions), DirectionScorer()
         self._initialize()
 
     @staticmethod
@@ -83,18 +82,12 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         """Relations between settings, checked before data are read. Raises UsageError."""
         require_prefixes(config)
 
-    def _init_bank(self, items, lengths, users):
-        k, most = self.config["k_neighbors"], self.config["n_candidates"]
+    def _bank_of(self, items, lengths, users):
+        config, k = self.config, self.config["k_neighbors"]
         if k >= len(lengths):
             raise UsageError(f"k_neighbors {k} is not smaller than the bank, {len(lengths)} training sessions")
-        whole = SessionBank(items, lengths, users)
-        inputs = SessionBank(items, lengths, users, inputs_only=True)
-        self.bank = inputs if self.config["bank_sessions"] == "input" else whole
-        self.sets, self.scorer = SessionSets.of_rows(whole.items, self.n_items), DirectionScorer()
-        if k:  # no weight changes what overlaps
-            overlaps = nearest_of_each(self.sets, SessionSets.of_rows(self.bank.items, self.n_items), most)
-            self.register_buffer("bank_overlap", overlaps.session, persistent=False)
-            self.register_buffer("bank_jaccard", overlaps.jaccard, persistent=False)
+        inputs_only = config["bank_sessions"] == "input"
+        return OverlapBank(items, lengths, users, self.n_items, config["n_candidates"], inputs_only)
 
     @torch.no_grad()
     def _initialize(self):
@@ -107,8 +100,9 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     # The channel of the session itself
 
-    def _session(self, items, layout, nodes):
+    def _session(self, items, layout):
         """Sessions of length one [B, d] and their targets [B, 2 d]."""
+        nodes = item_nodes(items, layout)
         known = nodes.items[:, 0]
         by_time = self.config["position"] == "time"
         place = 1 + (since_met(nodes, layout) if by_time else rank_by_number(nodes))
@@ -143,32 +137,27 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     # The channel of sessions with the same items
 
-    def _neighbourhood(self, target, nodes, sets, found):
-        """Sessions that share items, as one vector of length one: [B, 2 d] -> [B, d].
+    def _neighbourhood(self, target, itself, others, overlap):
+        """Sessions that share items, as one vector of length one: [B, 2 d], [B, d], [B, m, d], [B, m] -> [B, d]."""
+        if self.config["inter_attention"]:
+            mixed = self.neighbourhood(target, itself, others, overlap)
+        else:
+            mixed = mean_by_overlap(itself, others, overlap)
+        return unit(nn.functional.selu(mixed))
 
-        Args:
-            target (torch.Tensor): [B, 2 d].
-            nodes (Nodes): of the sessions.
-            sets (SessionSets): of the others.
-            found (Overlaps): what is near each session, [B, m].
-        """
-        table, leaks = self.item_embedding.weight, self.leaks  # the released code adds up, and without gradient
-        itself = SessionSets(nodes.row, nodes.items[:, 0], len(target), self.n_items)
-        rows = torch.arange(len(target), device=target.device)
+    def _around(self, target, item_seq, own):
+        """The neighbourhood of sessions that ask: [B, 2 d], [B, L] -> [B, d]. own: [B] what each may not get, or None."""
+        rows, table, most = torch.arange(len(target), device=target.device), self.item_embedding.weight, len(target)
+        itself = sets = SessionSets.of_rows(item_seq, self.n_items)
+        mode = "sum" if self.leaks else "mean"
+        if self.leaks:  # the released code adds items up, without gradient
+            table, own = table.detach(), rows
+        else:
+            sets, most = self.bank.sets, self.config["n_candidates"]
+        found = sets.nearest(*itself.pairs(rows), len(rows), most, own)
         distinct, number = found.session.unique(return_inverse=True)
-        if leaks:
-            table = table.detach()
-        mode = "sum" if leaks else "mean"
         others = sets.means(table, distinct, mode)[number]
-        sessions = torch.cat([itself.means(table, rows, mode).unsqueeze(1), others], 1)  # [B, 1 + m, d]
-        overlap = nn.functional.pad(found.jaccard, (1, 0), value=1.0).to(sessions.dtype)
-        weights = self.neighbourhood(target, sessions, overlap) if self.config["inter_attention"] else overlap_weights(overlap)
-        return unit(nn.functional.selu((weights.to(sessions.dtype).unsqueeze(1) @ sessions).squeeze(1)))
-
-    def _intents(self, items, layout, nodes, sets, found):
-        """Sessions [B, d], and with them those that share items [B, d]."""
-        session, target = self._session(items, layout, nodes)
-        return session, session + self._neighbourhood(target, nodes, sets, found)
+        return self._neighbourhood(target, itself.means(table, rows, mode), others, found.jaccard)
 
     # Sessions of similar intent
 
@@ -181,20 +170,10 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         bank = self._encoded_bank
         if bank is None or self.training and bank.uses == self.config["bank_refresh"] > 0:
             with self.without_dropout():
-                vectors = torch.cat([self._bank_part(numbers) for numbers in self._bank_numbers()])
+                vectors = self.bank.intents(self._session, self._neighbourhood, self.item_embedding.weight)
             self._encoded_bank = EncodedBank(vectors, self.scorer.index(vectors))
         self._encoded_bank.uses += 1
         return self._encoded_bank
-
-    def _bank_numbers(self):
-        return torch.arange(len(self.bank), device=self.bank.lengths.device).split(SESSIONS_AT_A_TIME)
-
-    def _bank_part(self, numbers):
-        """Intents of some training sessions, which are not near themselves: [n] -> [n, d]."""
-        layout = FineLayout(self.bank.lengths[numbers])
-        items = layout.pack(self.bank.items[numbers])
-        found = Overlaps(self.bank_overlap[numbers].long(), self.bank_jaccard[numbers])
-        return self._intents(items, layout, item_nodes(items, layout), self.sets, found)[1]
 
     def _similar(self, intent, own):
         """Mean of each intent and the nearest ones of the bank, by their cosines: [B, d] -> [B, d]."""
@@ -214,16 +193,9 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     def encode(self, item_seq, item_seq_len, user=None):
         """User vectors [B, d]. user: [B] training users, whose own sessions are no neighbours of theirs."""
         layout = FineLayout(item_seq_len)
-        items = layout.pack(item_seq)
-        nodes = item_nodes(items, layout)
-        if self.leaks:
-            own, most = torch.arange(len(item_seq), device=item_seq.device), len(item_seq)
-            sets = SessionSets(nodes.row, nodes.items[:, 0], len(item_seq), self.n_items)
-        else:
-            own, most = None if user is None else self.bank.row_of_user[user], self.config["n_candidates"]
-            sets = self.sets
-        found = sets.nearest(nodes.row, nodes.items[:, 0], len(item_seq), most, own)
-        session, intent = self._intents(items, layout, nodes, sets, found)
+        own = None if user is None or self.leaks else self.bank.row_of_user[user]
+        session, target = self._session(layout.pack(item_seq), layout)
+        intent = session + self._around(target, item_seq, own)
         return self.head.users(session + self.neighbor_dropout(self._similar(intent, own)))
 
     def item_vectors(self):
