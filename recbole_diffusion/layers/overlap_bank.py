@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from recbole_diffusion.layers.cosine import unit
 from recbole_diffusion.layers.overlap import SessionSets, nearest_of_each
 from recbole_diffusion.layers.packed import FineLayout, PackedLayout
 from recbole_diffusion.layers.session_bank import SessionBank
@@ -18,6 +20,19 @@ NEIGHBOURHOODS_AT_A_TIME = 512
 Reader = Callable[[torch.Tensor, PackedLayout], tuple[torch.Tensor, torch.Tensor]]
 # Targets [n, D], the means of the items of sessions [n, d] and of others [n, m, d], overlaps [n, m] -> [n, d].
 Neighbourhood = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Intents:
+    """What one state of the weights makes of the sessions of a bank."""
+
+    sessions: torch.Tensor  # [s, d] distinct sequences
+    targets: torch.Tensor  # [s, D] theirs
+    whole: torch.Tensor  # [S, d] means of the items of all sessions
+    shown: torch.Tensor  # [S, d] and of what they show
+    vectors: torch.Tensor  # [S, d] intents
+    index: torch.Tensor  # [S, d] of length one
+    uses: int = 0  # searches so far
 
 
 class OverlapBank(nn.Module):
@@ -65,24 +80,51 @@ class OverlapBank(nn.Module):
     def __len__(self) -> int:
         return len(self.kind)
 
-    def intents(self, read: Reader, neighbourhood: Neighbourhood, table: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def intents(self, read: Reader, neighbourhood: Neighbourhood, table: torch.Tensor) -> Intents:
         """All sessions and what is around them, in which none meets itself.
 
         Args:
             read, neighbourhood (callable): see above.
             table (torch.Tensor): [V, d] items.
-
-        Returns:
-            torch.Tensor: [S, d].
         """
         everything = torch.arange(len(self), device=self.kind.device)
         parts = zip(self.sequences.split(SEQUENCES_AT_A_TIME), self.lengths.split(SEQUENCES_AT_A_TIME))
         layouts = ((rows, FineLayout(lengths)) for rows, lengths in parts)
-        sessions, targets = zip(*(read(layout.pack(rows), layout) for rows, layout in layouts))
-        session, target = torch.cat(sessions), torch.cat(targets)
-        whole, shown = self.sets.means(table, everything), self.shown.means(table, everything)
-        around = []
-        for some in everything.split(NEIGHBOURHOODS_AT_A_TIME):
-            others = whole[self.overlapping[some]]
-            around.append(neighbourhood(target[self.kind[some]], shown[some], others, self.jaccard[some]))
-        return session[self.kind] + torch.cat(around)
+        sessions, targets = map(torch.cat, zip(*(read(layout.pack(rows), layout) for rows, layout in layouts)))
+        means = self.sets.means(table, everything), self.shown.means(table, everything)
+        found = Intents(sessions, targets, *means, vectors=means[0], index=means[0])
+        parts = everything.split(NEIGHBOURHOODS_AT_A_TIME)
+        found.vectors = torch.cat([self._intents(found, some, self.jaccard[some], neighbourhood) for some in parts])
+        found.index = unit(found.vectors)
+        return found
+
+    def _intents(
+        self, known: Intents, numbers: torch.Tensor, overlap: torch.Tensor, neighbourhood: Neighbourhood
+    ) -> torch.Tensor:
+        """Intents of some sessions: [n] -> [n, d]. overlap: [n, m] with the sessions that are near to each."""
+        kind, others = self.kind[numbers], known.whole[self.overlapping[numbers]]
+        return known.sessions[kind] + neighbourhood(known.targets[kind], known.shown[numbers], others, overlap)
+
+    @torch.no_grad()
+    def seen_by(
+        self, own: torch.Tensor, numbers: torch.Tensor, known: Intents, neighbourhood: Neighbourhood
+    ) -> torch.Tensor:
+        """Intents of some sessions as they would be if others did not exist, for training, which must not see its target.
+
+        Args:
+            own (torch.LongTensor): [B] session that asks and is left out of what is around those that it sees.
+            numbers (torch.LongTensor): [B, k] sessions that it sees.
+            known (Intents): of all sessions.
+            neighbourhood (callable): see above.
+
+        Returns:
+            torch.Tensor: [B, k, d].
+        """
+        flat = numbers.flatten()
+        met = self.overlapping[flat] == own.repeat_interleave(numbers.shape[1]).unsqueeze(1)
+        met &= self.jaccard[flat] > 0
+        vectors, concerned = known.vectors[flat], met.any(1).nonzero().squeeze(1)
+        overlap = self.jaccard[flat[concerned]].masked_fill(met[concerned], 0)
+        changed = self._intents(known, flat[concerned], overlap, neighbourhood).to(vectors.dtype)
+        return vectors.index_copy(0, concerned, changed).unflatten(0, numbers.shape)

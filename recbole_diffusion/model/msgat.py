@@ -23,7 +23,6 @@ from recbole_diffusion.layers.overlap import SessionSets
 from recbole_diffusion.layers.overlap_bank import OverlapBank
 from recbole_diffusion.layers.packed import FineLayout, pad_block
 from recbole_diffusion.layers.retrieval import DirectionScorer
-from recbole_diffusion.layers.session_bank import EncodedBank
 from recbole_diffusion.layers.session_graph import Edges, item_nodes, rank_by_number, since_met, transitions
 from recbole_diffusion.layers.sparse_attention import (
     NeighbourAttention,
@@ -31,6 +30,7 @@ from recbole_diffusion.layers.sparse_attention import (
     SparseSelfAttention,
     mean_by_overlap,
     similar_in_batch,
+    weighted,
 )
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.base import DiffusionSequentialRecommender, require_prefixes
@@ -170,23 +170,26 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         bank = self._encoded_bank
         if bank is None or self.training and bank.uses == self.config["bank_refresh"] > 0:
             with self.without_dropout():
-                vectors = self.bank.intents(self._session, self._neighbourhood, self.item_embedding.weight)
-            self._encoded_bank = EncodedBank(vectors, self.scorer.index(vectors))
-        self._encoded_bank.uses += 1
-        return self._encoded_bank
+                bank = self.bank.intents(self._session, self._neighbourhood, self.item_embedding.weight)
+            self._encoded_bank = bank
+        bank.uses += 1
+        return bank
 
     def _similar(self, intent, own):
         """Mean of each intent and the nearest ones of the bank, by their cosines: [B, d] -> [B, d]."""
+        k, temperature = self.config["k_neighbors"], self.config["neighbor_temperature"]
         if self.leaks:
-            return similar_in_batch(intent, 1 + self.config["k_neighbors"])
-        if not self.config["k_neighbors"]:
+            return similar_in_batch(intent, 1 + k)
+        if not k:
             return intent
         bank = self.encoded_bank()
-        nearest = self.scorer.nearest(intent, bank.index, self.config["k_neighbors"], own)
-        cosines = (bank.index[nearest] @ unit(intent).unsqueeze(-1)).squeeze(-1)
-        logits = nn.functional.pad(cosines, (1, 0), value=1.0) / self.config["neighbor_temperature"]  # first itself
-        together = torch.cat([intent.unsqueeze(1), bank.vectors[nearest]], 1)
-        return (logits.softmax(-1).unsqueeze(1) @ together).squeeze(1)
+        nearest = self.scorer.nearest(intent, bank.index, k, own)
+        others = bank.vectors[nearest]
+        if own is not None:
+            others = self.bank.seen_by(own, nearest, bank, self._neighbourhood)
+        cosines = (unit(others) @ unit(intent).unsqueeze(-1)).squeeze(-1)
+        weights = nn.functional.pad(cosines / temperature, (1, 0), value=1 / temperature).softmax(-1)
+        return weighted(weights, intent, others)
 
     # Recommending and training
 

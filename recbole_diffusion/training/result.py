@@ -113,7 +113,9 @@ def format_result(result: dict[str, Any]) -> str:
     if augmented and augmented["leaks"]:
         lines.append("These figures LEAK: the pseudo items were made from validation items (guide_from: train_valid).")
     elif result["leaks_test_labels"]:
-        why = "official_negatives" if result["settings"].get("official_negatives") else "graph_source: all"
+        settings = result["settings"]
+        why = "official_negatives" if settings.get("official_negatives") else "graph_source: all"
+        why = "neighbor_pool: batch" if settings.get("neighbor_pool") == "batch" else why
         lines.append(f"These figures LEAK: the model saw the test targets ({why}).")
     for what in ("checkpoint", "result_file"):
         if result.get(what):
