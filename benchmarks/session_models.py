@@ -20,8 +20,11 @@ CASES = {
     "DIMO": ("DIMO", {}),
     "DIMO, one graph": ("DIMO", {"graph_folds": 0}),
     "DIMO, random text": ("DIMO", {"feature_init": "random"}),
+    "MSGAT": ("MSGAT", {}),
+    "MSGAT, no sessions of similar intent": ("MSGAT", {"k_neighbors": 0}),
+    "MSGAT, released pool": ("MSGAT", {"neighbor_pool": "batch"}),
 }
-PLAIN = {"AttenMixer": "plain_attenmixer"}
+PLAIN = {"AttenMixer": "plain_attenmixer", "MSGAT": "plain_msgat"}
 EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds
 
 
@@ -56,10 +59,9 @@ def plain_steps(case, args):
     model, settings = CASES[case]
     _, loaders, network, optimizer = prepare(model, args.dataset, args, train_batch_size=args.batch, **settings)
     plain = importlib.import_module(PLAIN[model])
-    columns = network.ITEM_SEQ, network.ITEM_SEQ_LEN, network.ITEM_ID
 
     def loss_of(batch):
-        return plain.loss(network, *(batch[column] for column in columns))
+        return plain.loss(network, *network.loss_inputs(batch))
 
     batches = itertools.islice(loaders[0], args.plain_steps)
     return {"seconds": time_steps(stepper(network, optimizer, loss_of), batches, warm_up=1)}

@@ -146,50 +146,53 @@ def around(model, items, target, sessions, found):
     return unit(F.selu(sum(weight * vector for weight, vector in zip(weights, vectors))))
 
 
-def bank(model):
-    """Function that gives the intents of all training sessions, list of [d], as if one of them, or none, did not exist."""
-    sessions, _ = training_sessions(model)
-    training, most = model.training, model.config["n_candidates"]
-    model.train(False)
-    with torch.no_grad():
-        shown = [items[:-1] if model.config["bank_sessions"] == "input" else items for items in sessions]
-        read = [session(model, items) for items in shown]
-    near = [overlapping(items, sessions, number, most) for number, items in enumerate(shown)]
-    model.train(training)
+class Bank:
+    """Intents of training sessions, without dropout. model (MSGAT): in any mode."""
 
-    @cache
+    MOST = 1000  # sessions that are read plainly; of more of them, which nobody could wait for, the model's intents are taken
+
+    def __init__(self, model):
+        self.model, (self.sessions, _) = model, training_sessions(model)
+        self.known = cache(self._known)
+
+    def all(self):
+        """Intents of all of them: list of [d]."""
+        if len(self.sessions) > self.MOST:
+            return list(self.model.encoded_bank().vectors)
+        return [self.known(number, None) for number in range(len(self.sessions))]
+
     @torch.no_grad()
-    def known(without):
-        found = []
-        for items, (s, target), pairs in zip(shown, read, near):
-            found.append(s + around(model, items, target, sessions, [pair for pair in pairs if pair[0] != without]))
-        return found
+    def _known(self, number, without):
+        """Intent of a session as if another one, or none, did not exist: [d]."""
+        model, items = self.model, self.sessions[number]
+        shown = items[:-1] if model.config["bank_sessions"] == "input" else items
+        with model.without_dropout():
+            s, target = session(model, shown)
+            near = overlapping(shown, self.sessions, number, model.config["n_candidates"])
+            return s + around(model, shown, target, self.sessions, [pair for pair in near if pair[0] != without])
 
-    return known
 
-
-def similar(model, number, intents, known, own):
-    """Mean of an intent and its k nearest, in the bank or in the batch: [d]. known: from :func:`bank`."""
+def similar(model, number, intents, bank, own):
+    """Mean of an intent and its k nearest, in the bank or in the batch: [d]. bank (Bank | None)."""
     intent, k = intents[number], model.config["k_neighbors"]
     if model.leaks:
         cosines = torch.stack([unit(intent) @ unit(other) for other in intents]).softmax(0)
         chosen = sorted(range(len(intents)), key=lambda i: -cosines[i].item())[: 1 + k]
         weights = cosines[chosen].softmax(0)
         return sum(weight * intents[i] for weight, i in zip(weights, chosen))
-    cosines = [unit(intent) @ unit(other) for other in known(None)] if k else []
+    cosines = [unit(intent) @ unit(other) for other in bank.all()] if k else []
     chosen = sorted((i for i in range(len(cosines)) if i != own), key=lambda i: -cosines[i].item())[:k]
-    others = [known(own)[i] for i in chosen]  # what is around them does not hold the session that asks
+    others = [bank.known(i, own) for i in chosen]  # what is around them does not hold the session that asks
     logits = torch.stack([intent.new_ones(()), *(unit(intent) @ unit(other) for other in others)])
     weights = (logits / model.config["neighbor_temperature"]).softmax(0)
     return sum(weight * vector for weight, vector in zip(weights, [intent, *others]))
 
 
-def scores(model, item_seq, lengths, user=None, known=None):
-    """Logits of all items but padding: [B, V - 1]. known: from :func:`bank`, if it is made."""
+def scores(model, item_seq, lengths, user=None):
+    """Logits of all items but padding: [B, V - 1]."""
     rows = [row[:n] for row, n in zip(item_seq.tolist(), lengths.tolist())]
     sessions, number_of = training_sessions(model)
-    if known is None and model.config["k_neighbors"] and not model.leaks:
-        known = bank(model)
+    bank = Bank(model) if model.config["k_neighbors"] and not model.leaks else None
     read, intents, own = [], [], []
     for i, items in enumerate(rows):
         own.append(i if model.leaks else None if user is None else number_of.get(int(user[i]), 0))
@@ -197,11 +200,11 @@ def scores(model, item_seq, lengths, user=None, known=None):
         others, most = (rows, len(rows)) if model.leaks else (sessions, model.config["n_candidates"])
         read.append(s)
         intents.append(s + around(model, items, target, others, overlapping(items, others, own[-1], most)))
-    users = [s + drop(model.neighbor_dropout, similar(model, i, intents, known, own[i])) for i, s in enumerate(read)]
+    users = [s + drop(model.neighbor_dropout, similar(model, i, intents, bank, own[i])) for i, s in enumerate(read)]
     table = torch.stack([unit(row) for row in model.item_embedding.weight[1:]])
     return model.config["scale"] * torch.stack([unit(user) for user in users]) @ table.t()
 
 
-def loss(model, item_seq, lengths, target, user=None, known=None):
+def loss(model, item_seq, lengths, target, user=None):
     """Mean cross-entropy: []."""
-    return F.cross_entropy(scores(model, item_seq, lengths, user, known), target - 1)
+    return F.cross_entropy(scores(model, item_seq, lengths, user), target - 1)
