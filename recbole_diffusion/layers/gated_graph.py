@@ -9,7 +9,7 @@ from recbole_diffusion.layers.session_graph import Edges
 
 
 class GatedGraph(nn.Module):
-    """Steps in which every node gets the means of the nodes before and behind it, through a GRU cell.
+    """Steps in which every node gets the means of the nodes before and behind it, through a GRU's gates.
 
     SR-GNN maps these means before the cell does so again; two such maps are one. Their biases, which only nodes with such
     neighbours get, are those of two more inputs.
@@ -23,14 +23,17 @@ class GatedGraph(nn.Module):
         super().__init__()
         self.n_steps = n_steps
         if n_steps:
-            self.cell = nn.GRUCell(2 * hidden_size + 2, hidden_size)
+            self.input, self.state = nn.Linear(2 * hidden_size + 2, 3 * hidden_size), nn.Linear(hidden_size, 3 * hidden_size)
 
     def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
         """x: [M, d] nodes -> [M, d]."""
         for _ in range(self.n_steps):
             before, has_before = neighbour_mean(x, edges.source, edges.target)
             behind, has_behind = neighbour_mean(x, edges.target, edges.source)
-            x = self.cell(torch.cat([before, behind, has_before, has_behind], 1), x)
+            gates = self.input(torch.cat([before, behind, has_before, has_behind], 1)).chunk(3, -1)
+            of_reset, of_update, of_new = self.state(x).chunk(3, -1)
+            reset, update = (gates[0] + of_reset).sigmoid(), (gates[1] + of_update).sigmoid()
+            x = torch.lerp((gates[2] + reset * of_new).tanh().to(x.dtype), x, update.to(x.dtype))
         return x
 
 

@@ -39,13 +39,12 @@ def alpha_of(layer, x):
     return 1 + layer(x).squeeze(-1).sigmoid().clamp(min=0.01)
 
 
-def gated(cell, mean_before, mean_behind, h):
-    """A GRU cell whose input is two means, either of them None where there is nothing."""
+def gated(layer, mean_before, mean_behind, h):
+    """A GRU's step whose input is two means, either of them None where there is nothing."""
     nothing, yes, no = torch.zeros_like(h), h.new_ones(1), h.new_zeros(1)
     has = [no if mean is None else yes for mean in (mean_before, mean_behind)]
     means = [nothing if mean is None else mean for mean in (mean_before, mean_behind)]
-    of_input = (cell.weight_ih @ torch.cat([*means, *has]) + cell.bias_ih).chunk(3)
-    of_state = (cell.weight_hh @ h + cell.bias_hh).chunk(3)
+    of_input, of_state = layer.input(torch.cat([*means, *has])).chunk(3), layer.state(h).chunk(3)
     reset, update = ((a + b).sigmoid() for a, b in zip(of_input[:2], of_state[:2]))
     new = (of_input[2] + reset * of_state[2]).tanh()
     return (1 - update) * new + update * h
@@ -64,7 +63,7 @@ def nodes(model, items):
         for v in distinct:
             before, behind = [x[a] for a, b in sorted(pairs) if b == v], [x[b] for a, b in sorted(pairs) if a == v]
             means = [torch.stack(part).mean(0) if part else None for part in (before, behind)]
-            after[v] = gated(model.graph.cell, *means, x[v])
+            after[v] = gated(model.graph, *means, x[v])
         x = after
     return x
 
@@ -72,7 +71,7 @@ def nodes(model, items):
 def padding(model):
     x = model.norm(torch.cat([model.item_embedding.weight[0], model.position_embedding.weight[0]]))
     for _ in range(model.config["gnn_steps"]):
-        x = gated(model.graph.cell, None, None, x)
+        x = gated(model.graph, None, None, x)
     return x
 
 

@@ -167,10 +167,11 @@ def test_a_gated_graph_equals_sr_gnns_matrices():
 
     layer, (of_in, of_out) = GatedGraph(d, 1), cell.weight_ih.split(d, 1)
     with torch.no_grad():
-        biases = [of_in @ sr_in.bias, of_out @ sr_out.bias]
-        layer.cell.weight_ih.copy_(torch.cat([of_in @ sr_in.weight, of_out @ sr_out.weight, torch.stack(biases, 1)], 1))
-        for name in ("weight_hh", "bias_ih", "bias_hh"):
-            getattr(layer.cell, name).copy_(getattr(cell, name))
+        biases = torch.stack([of_in @ sr_in.bias, of_out @ sr_out.bias], 1)
+        layer.input.weight.copy_(torch.cat([of_in @ sr_in.weight, of_out @ sr_out.weight, biases], 1))
+        layer.input.bias.copy_(cell.bias_ih)
+        layer.state.weight.copy_(cell.weight_hh)
+        layer.state.bias.copy_(cell.bias_hh)
     layout = FineLayout(torch.tensor([6]))
     nodes = item_nodes(torch.tensor(items), layout)
     order = torch.tensor([distinct.index(item) for item in nodes.items[:, 0].tolist()])
