@@ -5,7 +5,7 @@ version is checked against it (tests/model/test_msgat.py).
 """
 
 import math
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -154,11 +154,18 @@ class Bank:
         self.model, (self.sessions, _) = model, training_sessions(model)
         self.known = cache(self._known)
 
-    def all(self):
-        """Intents of all of them: list of [d]."""
+    @torch.no_grad()
+    def nearest(self, intent, k, own):
+        """Numbers of the sessions with the largest cosine."""
+        cosines = (self.directions @ unit(intent)).tolist()
+        return sorted((i for i in range(len(cosines)) if i != own), key=lambda i: -cosines[i])[:k]
+
+    @cached_property
+    def directions(self):
+        """Intents of all of them, of length one: [S, d]."""
         if len(self.sessions) > self.MOST:
-            return list(self.model.encoded_bank().vectors)
-        return [self.known(number, None) for number in range(len(self.sessions))]
+            return torch.stack([unit(vector) for vector in self.model.encoded_bank().vectors])
+        return torch.stack([unit(self.known(number, None)) for number in range(len(self.sessions))])
 
     @torch.no_grad()
     def _known(self, number, without):
@@ -179,9 +186,7 @@ def similar(model, number, intents, bank, own):
         chosen = sorted(range(len(intents)), key=lambda i: -cosines[i].item())[: 1 + k]
         weights = cosines[chosen].softmax(0)
         return sum(weight * intents[i] for weight, i in zip(weights, chosen))
-    cosines = [unit(intent) @ unit(other) for other in bank.all()] if k else []
-    chosen = sorted((i for i in range(len(cosines)) if i != own), key=lambda i: -cosines[i].item())[:k]
-    others = [bank.known(i, own) for i in chosen]  # what is around them does not hold the session that asks
+    others = [bank.known(i, own) for i in bank.nearest(intent, k, own)] if k else []  # what is around them does not hold the session that asks
     logits = torch.stack([intent.new_ones(()), *(unit(intent) @ unit(other) for other in others)])
     weights = (logits / model.config["neighbor_temperature"]).softmax(0)
     return sum(weight * vector for weight, vector in zip(weights, [intent, *others]))
