@@ -21,11 +21,12 @@ from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
+from recbole_diffusion.data.splits import ArraySplits, rows_of
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
 
 
-class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplits, SequentialDataset):
+class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplits, ArraySplits, SequentialDataset):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it
@@ -167,7 +168,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         start = np.maximum(user_start[target], target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
-        examples = self.inter_feat[target]
+        examples = rows_of(self.inter_feat, target)
         examples.update(self._index_columns(start, target - start, user_start[target], target))
         self.inter_feat = examples
 
@@ -234,7 +235,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         if by != self.time_field:
             return super().sort(by, ascending)
         order = np.argsort(self.times[self.inter_feat[TARGET].numpy()], kind="stable")
-        self.inter_feat = self.inter_feat[order if ascending else order[::-1].copy()]
+        self.inter_feat = rows_of(self.inter_feat, order if ascending else order[::-1])
 
     def time_based_split(self, ratios, group_by):
         """RecBole's split at a moment of all users, which is found and compared in float64."""
@@ -252,7 +253,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         user, target = self.inter_feat[self.uid_field].numpy(), self.inter_feat[TARGET].numpy()
         order = np.lexsort((target - self.inter_feat[USER_START].numpy(), user))
         is_last = np.append(user[order][1:] != user[order][:-1], True)
-        return self.inter_feat[order[is_last]]
+        return rows_of(self.inter_feat, order[is_last])
 
     def prefix_examples(self):
         """Every prefix of ready-made examples, the whole ones included: ``Interaction``."""
@@ -340,12 +341,6 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         if choice == "auto" and not path.is_file():
             return None
         return load_item_features(path, self.field2id_token[self.iid_field], missing, width)[0]
-
-    def _grouped_index(self, group_by_list):
-        """Rows of each group, in order (RecBole's loop over a dict takes seconds on a million rows)."""
-        keys = np.asarray(group_by_list)
-        order = np.argsort(keys, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
 
     def __getitem__(self, index, join=True):
         examples = self.inter_feat[index]
