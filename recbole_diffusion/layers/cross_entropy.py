@@ -31,7 +31,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if need_weight else None
         picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
         best = target.new_empty(n_rows, n_best)
-        chunk, log_mixed = rows_at_a_time(weight), None
+        chunk = rows_at_a_time(weight)
+        log_mixed: Any = None
         if log_weights is not None:
             n_mixed = log_weights.shape[1]
             chunk = max(chunk // n_mixed, 1) * n_mixed  # the rows of a mixture belong together
