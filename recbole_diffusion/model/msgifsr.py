@@ -40,7 +40,7 @@ class MSGIFSR(DiffusionSequentialRecommender):
         lengths = range(2, self.n_granularities + 1)
         self.run_encoders = nn.ModuleList(RunEncoder(hidden, length, config["reducer"]) for length in lengths)
         rates = config["hidden_dropout_prob"], config["attn_dropout_prob"]
-        self.graph = UnitGraph(self.n_granularities, hidden, config["n_heads"], *rates, config["relation_residual"])
+        self.graph = UnitGraph(self.n_granularities, hidden, config["graph_heads"], *rates, config["relation_residual"])
         self.readouts = nn.ModuleList(UnitReadout(hidden) for _ in range(n_views))
         self.head = RepeatExplore(hidden, n_views, config["scale"], config["repeat_split"])
         self._initialize()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.cli import main
 from recbole_diffusion.layers import chunks
 from recbole_diffusion.model.msgifsr import MSGIFSR
 from recbole_diffusion.testing import make_config
@@ -16,7 +17,7 @@ SWITCHES = [
     {},
     {"n_granularities": 1},
     {"n_granularities": 3, "reducer": "max"},
-    {"n_granularities": 4, "reducer": "concat", "n_heads": 1},
+    {"n_granularities": 4, "reducer": "concat", "graph_heads": 1},
     {"fusion": False, "expander_input": "raw"},
     {"repeat_split": False},
     {"n_granularities": 1, "repeat_split": False, "fusion": False},
@@ -95,7 +96,7 @@ def fill(parameter, c, o):
 
 def golden(n_granularities):
     """Weights that anybody can write down, V = 9, d = 16."""
-    sizes = {"n_granularities": n_granularities, "n_heads": 8, "short_sessions": "min_id", "expander_input": "raw"}
+    sizes = {"n_granularities": n_granularities, "graph_heads": 8, "short_sessions": "min_id", "expander_input": "raw"}
     model, s = build(n_items=8, **sizes).double().eval(), 0.25
     fill(model.item_embedding.weight, 0.5, 0)
     for way, relations in enumerate((model.graph.along, model.graph.against)):
@@ -267,3 +268,28 @@ def test_half_precision_changes_little():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = scores(model, items, lengths)
     torch.testing.assert_close(half.float(), exact, atol=0.15, rtol=0.05)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "word, expected",
+    [
+        ("--n_granularities=0", "n_granularities must lie in [1, inf), got 0"),
+        ("--graph_heads=0", "graph_heads must lie in [1, inf), got 0"),
+        ("--reducer=sum", "reducer must be one of mean, max, concat, got 'sum'"),
+        ("--short_sessions=first", "short_sessions must be one of last, min_id, got 'first'"),
+        ("--relation_residual=never", "relation_residual must be one of always, if_present, got 'never'"),
+        ("--expander_input=unit", "expander_input must be one of normalised, raw, got 'unit'"),
+        ("--repeat_split=maybe", "repeat_split must be of type bool"),
+        ("--scale=0", "scale must lie in (0, inf), got 0"),
+        ("--order=3", "unknown key 'order'"),
+        ("--train_view=sequence", "MSGIFSR learns from the end of a history only: leave train_view at prefix"),
+        ("--repetition=learned", "MSGIFSR cannot: remove it"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(capsys, word, expected):
+    assert main(["--model=MSGIFSR", "--dataset=toy", word]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
