@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -94,8 +96,9 @@ class RepeatExplore(nn.Module):
         within = log_softmax_within(logits, nodes.row, len(users))
         return (log_weights[nodes.row] + within).logsumexp(1)
 
+    @torch.no_grad()
     def scores(self, views: torch.Tensor, items: torch.Tensor, nodes: Nodes) -> torch.Tensor:
-        """Log probabilities of all items.
+        """Log probabilities of all items, without gradient; a few sessions at a time are with all items in all views.
 
         Args:
             views, items, nodes: as of :meth:`loss`.
@@ -115,9 +118,10 @@ class RepeatExplore(nn.Module):
                 here = (nodes.row >= start) & (nodes.row < start + len(logits))
                 logits[own_cells[0][here] - start, :, own_cells[1][here]] = float("-inf")
             logits += (new[some] - logits.logsumexp(-1)).unsqueeze(-1)
-            found[some] = logits.logsumexp(1) if logits.shape[1] > 1 else logits.squeeze(1)
+            found[some] = reduce(torch.logaddexp, logits.unbind(1))
         if self.habit is not None:
             found[own_cells] = self._own(users, items, own, nodes)
+            found[:, 0] = float("-inf")  # a session that holds all items leaves no probability to divide by
         return found
 
 
