@@ -20,8 +20,11 @@ CASES = {
     "DIMO": ("DIMO", {}),
     "DIMO, one graph": ("DIMO", {"graph_folds": 0}),
     "DIMO, random text": ("DIMO", {"feature_init": "random"}),
+    "MSGIFSR": ("MSGIFSR", {}),
+    "MSGIFSR, single items": ("MSGIFSR", {"n_granularities": 1}),
+    "MSGIFSR, three granularities": ("MSGIFSR", {"n_granularities": 3}),
 }
-PLAIN = {"AttenMixer": "plain_attenmixer"}
+PLAIN = {"AttenMixer": "plain_attenmixer", "MSGIFSR": "plain_msgifsr"}
 EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds
 
 

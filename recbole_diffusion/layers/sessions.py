@@ -74,12 +74,23 @@ def softmax_within(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> 
     Returns:
         torch.Tensor: [N, h], float32 at least; each column sums to 1 in each group that has rows.
     """
+    exponent = _less_the_largest(logits, group, n_groups).exp()
+    return exponent / exponent.new_zeros(n_groups, logits.shape[1]).index_add(0, group, exponent)[group]
+
+
+def log_softmax_within(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Logarithm of :func:`softmax_within`, of any size: [N, h]."""
+    logits = _less_the_largest(logits, group, n_groups)
+    total = logits.new_zeros(n_groups, logits.shape[1]).index_add(0, group, logits.exp())
+    return logits - total.log()[group]
+
+
+def _less_the_largest(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Logits [N, h] in float32 at least, less the largest one of their group."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    index = group[:, None].expand_as(logits)
     most = logits.new_full((n_groups, logits.shape[1]), float("-inf"))
-    most = most.scatter_reduce(0, index, logits.detach(), "amax")
-    exponent = (logits - most[group]).exp()
-    return exponent / torch.zeros_like(most).index_add(0, group, exponent)[group]
+    most = most.scatter_reduce(0, group[:, None].expand_as(logits), logits.detach(), "amax")
+    return logits - most[group]
 
 
 def mean_within(x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
