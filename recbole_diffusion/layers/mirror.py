@@ -175,11 +175,16 @@ def alignment(
     terms = []
     for block in layout.blocks:
         first, second, real = (pad_block(part, block) for part in (one, other, paired))
-        logits = (first @ second.transpose(1, 2) / tau).float()
+        logits = _full(first @ second.transpose(1, 2)) / tau
         all_of = logits.masked_fill(~real.unsqueeze(1), NEVER)
         if padding is not None:
             more = int(layout.length.max()) - block.real.sum(1)
-            padded = (first @ padding / tau).float() + more.log().unsqueeze(1)
+            padded = _full(first @ padding) / tau + more.log().unsqueeze(1)
             all_of = torch.cat([all_of, padded.unsqueeze(-1)], -1)
         terms.append(unpad_block(all_of.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2), block))
     return torch.cat(terms) * paired
+
+
+def _full(products: torch.Tensor) -> torch.Tensor:
+    """Logits in float32 at least."""
+    return products.to(torch.promote_types(products.dtype, torch.float32))
