@@ -116,7 +116,7 @@ class AttributeGroups(nn.Module):
         others = self.size[entry] - 1
         within = (random.frac() * others).long()
         drawn = self.members[self._member(entry, within).clamp(max=len(self.members) - 1)]
-        return Mates(torch.where(small, whole, drawn), torch.where(small, shares, 0.0))
+        return Mates(torch.where(small, whole, drawn), torch.where(small, shares, 0.0).expand(shape))
 
 
 class MateAttention(nn.Module):

@@ -19,6 +19,7 @@ EXPORTABLE = (
     "STOSA",
     "AttenMixer",
     "DIMO",
+    "MGS",
     "DreamRec",
     "PreferDiff",
     "ADRec",
