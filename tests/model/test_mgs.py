@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.attributes import AttributeGroups
 from recbole_diffusion.model.mgs import MGS
+from recbole_diffusion.serving.export import padded_scorer
 from recbole_diffusion.testing import make_config
 
 N_ITEMS = 40
@@ -264,3 +266,8 @@ def test_half_precision_changes_little():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = model.encode(items, lengths)
     torch.testing.assert_close(half.float(), exact, atol=0.02, rtol=0.05)
+
+
+def test_a_model_that_draws_in_evaluations_is_not_exported():
+    with pytest.raises(UsageError, match="eval_neighbours: random draws anew for every history"):
+        padded_scorer(build(eval_neighbours="random"))

@@ -79,9 +79,9 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
+KEPT = {"training_sessions": SESSIONS}
 CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
 ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
-CHECKPOINT = {"item_tokens": range(N_ITEMS), "other_parameter": {"training_sessions": SESSIONS}}
 
 
 def recommender(case):
@@ -90,9 +90,10 @@ def recommender(case):
         # Large, so that a wrong guide would show.
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
-    CHECKPOINT["other_parameter"]["item_attributes"] = {name: ATTRIBUTES[name] for name in config["attribute"].split(",")}
+    wanted = settings.get("attribute", "category").split(",")
+    kept = {**KEPT, "item_attributes": {name: columns for name, columns in ATTRIBUTES.items() if name in wanted}}
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, CHECKPOINT))
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS), "other_parameter": kept}))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
