@@ -88,6 +88,8 @@ class ItemAttributes:
             )
         columns = file.columns()
         for name in names:
+            if name == file.iid_field:
+                raise UsageError(f"attribute '{name}' is a column of names: all of its values differ")
             if name in columns and columns[name] not in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
                 raise UsageError(f"attribute '{name}' is a column of numbers ({columns[name].value}): it is for tokens")
         return names
