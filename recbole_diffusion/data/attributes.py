@@ -22,7 +22,9 @@ class ItemFile(AtomicReader):
 
     def __init__(self, config, path):
         self.config, self.path, self._wanted = config, path, None
-        self.iid_field, self.uid_field, self.time_field = (config[f"{kind}_FIELD"] for kind in ("ITEM_ID", "USER_ID", "TIME"))
+        self.iid_field, self.uid_field, self.time_field = (
+            config[f"{kind}_FIELD"] for kind in ("ITEM_ID", "USER_ID", "TIME")
+        )
         self.field2source, self.field2type, self.field2seqlen, self.field2bucketnum = {}, {}, {}, {}
 
     def columns(self):
@@ -38,7 +40,9 @@ class ItemFile(AtomicReader):
         """
         self._wanted = [self.iid_field, name]
         frame = self._load_feat(self.path, FeatureSource.ITEM)
-        rows = frame[name] if self.field2type[name] == FeatureType.TOKEN_SEQ else frame[name].dropna().map(lambda x: [x])
+        rows = (
+            frame[name] if self.field2type[name] == FeatureType.TOKEN_SEQ else frame[name].dropna().map(lambda x: [x])
+        )
         items = frame[self.iid_field]
         return list(dict.fromkeys((items[row], str(value)) for row, values in rows.items() for value in values))
 
@@ -98,7 +102,9 @@ class ItemAttributes:
         number_of = self.field2token_id[self.iid_field]
         pairs = [(number_of[item], value) for item, value in file.values(name) if item in number_of]
         if not pairs:
-            raise UsageError(f"attribute '{name}': '{file.path}' says nothing of the items of dataset '{self.dataset_name}'")
+            raise UsageError(
+                f"attribute '{name}': '{file.path}' says nothing of the items of dataset '{self.dataset_name}'"
+            )
         values = {value: number for number, value in enumerate(dict.fromkeys(value for _, value in pairs))}
         items = torch.tensor([item for item, _ in pairs])
         missing = self.item_num - 1 - len(items.unique())

@@ -1,7 +1,7 @@
 """A session as a graph of its items beside a mirror of what other items are like them, which refine each other (MGS).
 
-All modules take the nodes of packed sessions, [M, d], in the order of :func:`~recbole_diffusion.layers.session_graph.item_nodes`:
-of each session the item that was met last first.
+All modules take the nodes of packed sessions, [M, d], as :func:`~recbole_diffusion.layers.session_graph.item_nodes` orders
+them: of each session the item that was met last first.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class MirrorExchange(nn.Module):
 
 
 class NodeReadout(nn.Module):
-    """A session as the sum of its nodes: ``b_i = w . sigmoid(G_1 (x_i + p_i) + G_2 m_i + G_3 x_0)``, ``z = sum b_i (x_i + p_i)``.
+    """A session as a sum of its nodes, ``z = sum_i b_i (x_i + p_i)``, ``b_i = w . sigmoid(G_1 (x_i + p_i) + G_2 m_i + G_3 x_0)``.
 
     ``x_0`` is the last item; with a gate, the session is ``f x_0 + (1 - f) z``, ``f = mu sigmoid(W [z ; x_0])``.
 
@@ -135,7 +135,9 @@ class NodeReadout(nn.Module):
         self.weight = nn.Linear(hidden_size, 1, bias=False)
         self.gate = nn.Linear(2 * hidden_size, hidden_size, bias=False) if mu else None
 
-    def forward(self, x: torch.Tensor, mirrors: torch.Tensor | None, nodes: Nodes, layout: PackedLayout) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, mirrors: torch.Tensor | None, nodes: Nodes, layout: PackedLayout
+    ) -> torch.Tensor:
         """Items and mirrors [M, d] of some nodes and the layout of these -> sessions [B, d]."""
         last, placed = x[nodes.last], x + self.position_embedding(layout.position)
         parts = self.item(placed) + self.last(last)[nodes.row]

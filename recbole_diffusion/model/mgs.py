@@ -116,7 +116,9 @@ class MGS(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self._initialize()
         if self.mirrors is not None and config["eval_neighbours"] == "random":
-            self.logger.warning("eval_neighbours: random draws mates in evaluations too, whose figures cannot be repeated")
+            self.logger.warning(
+                "eval_neighbours: random draws mates in evaluations too, whose figures cannot be repeated"
+            )
 
     @staticmethod
     def check_config(config):
@@ -197,5 +199,7 @@ class MGS(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         padding = self.item_embedding.weight[0] if config["ssl_padding"] else None
         terms = alignment(*views, paired, graph.layout, config["tau"], padding)
         nodes = graph.nodes
-        total, n = (terms.new_zeros(len(nodes.last)).index_add(0, nodes.row, part) for part in (terms, paired.to(terms)))
+        total, n = (
+            terms.new_zeros(len(nodes.last)).index_add(0, nodes.row, part) for part in (terms, paired.to(terms))
+        )
         return (total if config["ssl_reduction"] == "sum" else total / n.clamp(min=1)).mean()

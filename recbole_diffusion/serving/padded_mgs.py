@@ -19,7 +19,9 @@ class PaddedMGS(PaddedScorer):
         super().__init__(model)
         if model.mirrors is not None:
             if model.config["eval_neighbours"] == "random":
-                raise UsageError("eval_neighbours: random draws anew for every history, which a file cannot: MGS cannot be exported")
+                raise UsageError(
+                    "eval_neighbours: random draws anew for every history, which a file cannot: MGS cannot be exported"
+                )
             everything = torch.arange(model.n_items)
             with torch.no_grad():
                 self.register_buffer("mirrors", model.evaluated_mirrors(everything))
@@ -46,7 +48,8 @@ class PaddedMGS(PaddedScorer):
     @staticmethod
     def _codes(stands, node, real):
         """Relation of each place to each other, -1 where there is none; stands [B, L, L]: of an item, where it stands."""
-        steps = (stands[:, :-1] & real[:, 1:, None]).float().transpose(1, 2) @ stands[:, 1:].float() > 0  # [B, older, newer]
+        before = (stands[:, :-1] & real[:, 1:, None]).float()
+        steps = before.transpose(1, 2) @ stands[:, 1:].float() > 0  # [B, older, newer]
         itself = torch.eye(node.shape[1], dtype=torch.bool) & node[:, None]
         older, newer = steps.transpose(1, 2), steps  # of the neighbours, where rows look at columns
         codes = torch.full(steps.shape, -1).masked_fill(older, OLDER).masked_fill(newer, NEWER)

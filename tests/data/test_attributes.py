@@ -26,7 +26,9 @@ def read(folder, choice, **settings):
     for name, (items, values) in data.item_attributes(choice).items():
         assert items.dtype == values.dtype == torch.long and len(items) == len(values)
         tokens = [str(data.field2id_token["item_id"][item]) for item in items]
-        found[name] = [sorted(t for t, v in zip(tokens, values.tolist()) if v == value) for value in range(int(values.max()) + 1)]
+        found[name] = [
+            sorted(t for t, v in zip(tokens, values.tolist()) if v == value) for value in range(int(values.max()) + 1)
+        ]
     return found
 
 
@@ -85,7 +87,13 @@ REFUSED = [
 
 
 def refused(folder, capsys, *words):
-    given = ["--MAX_ITEM_LIST_LENGTH=10", "--topk=[5]", "--valid_metric=MRR@5", "--show_progress=False", f"--data_path={folder}"]
+    given = [
+        "--MAX_ITEM_LIST_LENGTH=10",
+        "--topk=[5]",
+        "--valid_metric=MRR@5",
+        "--show_progress=False",
+        f"--data_path={folder}",
+    ]
     assert main(["--model=MGS", "--dataset=cycle", *given, *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error

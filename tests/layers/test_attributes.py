@@ -50,7 +50,9 @@ def test_who_has_few_mates_has_all_of_them():
     assert found.paired.nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     for item in range(V):
         mates, seen = found.draw(torch.tensor([item]), 2), {}
-        assert mates.items.shape == mates.log_share.shape == (1, 2, 8) and torch.equal(mates.items[0, 0], mates.items[0, 1])
+        assert mates.items.shape == mates.log_share.shape == (1, 2, 8) and torch.equal(
+            mates.items[0, 0], mates.items[0, 1]
+        )
         for mate, share in zip(mates.items[0, 0].tolist(), mates.log_share[0, 0].exp().tolist()):
             if share:
                 seen[mate] = seen.get(mate, 0) + share
@@ -80,7 +82,9 @@ def test_nobody_shares_anything():
 def naive(attention, table, item, mates):
     """One mate after the other: [(mate, share)] -> [d]."""
     weight = torch.cat([attention.own.weight, attention.mate.weight], 1)
-    logits = [F.leaky_relu(weight @ torch.cat([table[item], table[mate]]), 0.2) + math.log(share) for mate, share in mates]
+    logits = [
+        F.leaky_relu(weight @ torch.cat([table[item], table[mate]]), 0.2) + math.log(share) for mate, share in mates
+    ]
     if not logits:
         return torch.zeros_like(table[0])
     return torch.cat(logits).softmax(0) @ table[[mate for mate, _ in mates]]
@@ -96,13 +100,20 @@ def test_attention_equals_a_naive_one_in_values_and_gradients(n_mates):
     attention, table = prepared()
     items = torch.tensor([1, 9, 5, 5, 10, 3, 8])
     mates = groups(n_mates).draw(items, 2)
-    known = [[[(m, s) for m, s in zip(*pair) if s] for pair in zip(*node)] for node in zip(mates.items.tolist(), mates.log_share.exp().tolist())]
+    known = [
+        [[(m, s) for m, s in zip(*pair) if s] for pair in zip(*node)]
+        for node in zip(mates.items.tolist(), mates.log_share.exp().tolist())
+    ]
     one = torch.stack([naive(attention, table, item, known[n][0]) for n, item in enumerate(items.tolist())])
-    both = torch.stack([naive(attention, table, item, known[n][0] + known[n][1]) for n, item in enumerate(items.tolist())])
+    both = torch.stack(
+        [naive(attention, table, item, known[n][0] + known[n][1]) for n, item in enumerate(items.tolist())]
+    )
     samples, union = attention(table, items, mates)
     weights = torch.randn(2, *both.shape, dtype=torch.float64)
     leaves = [table, *attention.parameters()]
-    found = [torch.autograd.grad((weights * torch.stack(pair)).sum(), leaves) for pair in ((samples[0], union), (one, both))]
+    found = [
+        torch.autograd.grad((weights * torch.stack(pair)).sum(), leaves) for pair in ((samples[0], union), (one, both))
+    ]
     torch.testing.assert_close(samples[0], one)
     torch.testing.assert_close(union, both)
     for fast, slow in zip(*found):
@@ -127,7 +138,9 @@ def test_many_draws_come_near_all_mates():
     torch.manual_seed(2)
     mates = groups(1).draw(torch.arange(V), 60000)
     with torch.no_grad():
-        torch.testing.assert_close(attention(table, torch.arange(V), mates)[1], attention.of_all_mates(table, groups()), atol=0.03, rtol=0)
+        torch.testing.assert_close(
+            attention(table, torch.arange(V), mates)[1], attention.of_all_mates(table, groups()), atol=0.03, rtol=0
+        )
 
 
 def test_no_vectors_of_mates_stand_side_by_side():

@@ -42,7 +42,9 @@ def test_codes_of_repeats_and_of_one_item():
 def test_codes_equal_those_of_a_dictionary():
     random = torch.Generator().manual_seed(0)
     for _ in range(40):
-        sessions = [torch.randint(1, 7, (n,), generator=random).tolist() for n in torch.randint(1, 12, (6,), generator=random)]
+        sessions = [
+            torch.randint(1, 7, (n,), generator=random).tolist() for n in torch.randint(1, 12, (6,), generator=random)
+        ]
         assert codes_of(sessions) == [(plain.nodes_of(items), plain.codes(items)) for items in sessions]
 
 
@@ -72,7 +74,9 @@ def test_only_mirrors_are_aligned():
     views, layout = torch.randn(5, 3), PackedLayout(torch.tensor([5]))
     paired = torch.tensor([True, False, True, False, True])
     found = alignment(views, views + 1, paired, layout, 0.5)
-    short = alignment(views[paired], views[paired] + 1, torch.ones(3, dtype=torch.bool), PackedLayout(torch.tensor([3])), 0.5)
+    short = alignment(
+        views[paired], views[paired] + 1, torch.ones(3, dtype=torch.bool), PackedLayout(torch.tensor([3])), 0.5
+    )
     torch.testing.assert_close(found[paired], short)
     assert not found[~paired].any()
 

@@ -14,7 +14,14 @@ from recbole_diffusion.testing import make_config
 
 N_ITEMS = 40
 # so odd that a missing factor shows
-SMALL = {"hidden_size": 12, "hidden_dropout_prob": 0.0, "attribute_dropout": 0.0, "n_mates": 4, "ssl_weight": 0.83, "tau": 0.7}
+SMALL = {
+    "hidden_size": 12,
+    "hidden_dropout_prob": 0.0,
+    "attribute_dropout": 0.0,
+    "n_mates": 4,
+    "ssl_weight": 0.83,
+    "tau": 0.7,
+}
 SWITCHES = [
     {},
     {"attribute": "category,brand", "mu": 0.5},
@@ -92,7 +99,11 @@ def test_fast_equals_one_session_at_a_time_in_values_and_gradients(settings, mon
     model, data, found = build(**settings).double(), batch(), []
     calls, rows = recorded_draws(monkeypatch), []
     original = type(model).sessions
-    monkeypatch.setattr(type(model), "sessions", lambda self, graph, m: rows.extend(graph.nodes.row.tolist()) or original(self, graph, m))
+    monkeypatch.setattr(
+        type(model),
+        "sessions",
+        lambda self, graph, m: rows.extend(graph.nodes.row.tolist()) or original(self, graph, m),
+    )
     fast = model.loss_parts(*data)
     slow = plain.loss_parts(model, *data, by_row_and_item(model, calls, rows))
     assert list(fast) == list(slow) == ["recommendation", "mirrors"][: 1 + (settings.get("attribute") != "none")]
@@ -120,7 +131,12 @@ def test_scores_equal_plain_ones_with_all_mates(settings):
 def test_without_attributes_it_is_the_local_part_of_gce_gnn():
     """Its aggregator as it was published: products of all pairs, four vectors, a choice by the codes, a softmax."""
     model, (items, lengths, _) = build(attribute="none", n_rounds=1).double(), batch()
-    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"item_embedding", "neighbours", "highway", "readout"}
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {
+        "item_embedding",
+        "neighbours",
+        "highway",
+        "readout",
+    }
     seen, original = [], type(model.neighbours[0]).forward
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model.neighbours[0]), "forward", lambda *x: seen.append((x[1], original(*x))) or seen[-1][1])
