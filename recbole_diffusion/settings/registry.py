@@ -24,6 +24,7 @@ MODELS = {
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
     "MSGIFSR": "recbole_diffusion.model.msgifsr",
+    "MGS": "recbole_diffusion.model.mgs",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
