@@ -23,6 +23,7 @@ EXPORTABLE = (
     "PreferDiff",
     "ADRec",
     "ECLSR",
+    "VSAN",
     "SASRec",
     "GRU4Rec",
 )

@@ -21,6 +21,7 @@ MODELS = {
     "DreamRec": "recbole_diffusion.model.dreamrec",
     "PreferDiff": "recbole_diffusion.model.dreamrec",
     "ADRec": "recbole_diffusion.model.adrec",
+    "VSAN": "recbole_diffusion.model.vsan",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
     "SKNN": "recbole_diffusion.model.sknn",
