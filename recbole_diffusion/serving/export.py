@@ -27,6 +27,7 @@ from recbole_diffusion.serving.padded import (
     PaddedDreamRec,
     PaddedEncoder,
     PaddedSTOSA,
+    PaddedVSAN,
 )
 from recbole_diffusion.serving.padded_restoring import PaddedADRec, PaddedDiffuRec, PaddedDiQDiff
 from recbole_diffusion.serving.recommender import Recommender
@@ -45,6 +46,7 @@ EXPORTABLE = {
     "DiffuRecSys": PaddedDiffuRec,
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
+    "VSAN": PaddedVSAN,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
     "ECLSR": PaddedEncoder,

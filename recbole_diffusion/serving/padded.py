@@ -78,14 +78,37 @@ class PaddedEncoder(PaddedScorer):
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
-        encoder, place = self.model.recommender, torch.arange(self.width)
+        return self.at(self.states(self.model.recommender, item_seq, item_seq_len), item_seq_len - 1)
+
+    def states(self, encoder, item_seq, item_seq_len):
+        """States of a PositionedTransformer at every item: [B, L, hidden]."""
+        place = torch.arange(self.width)
         position = place[None]
         if encoder.align_end:
             position = (place + self.width - item_seq_len[:, None]).clamp(max=self.width - 1)
         x = encoder.LayerNorm(self.model.item_embedding(item_seq) + encoder.position_embedding(position))
+        return self.through(encoder.transformer, x)
+
+    def through(self, stack, x):
+        """Blocks of an encoder, causal: [B, L, hidden] -> [B, L, hidden]."""
+        place = torch.arange(self.width)
         distance = place[:, None] - place  # at least 0 where a key is seen: padding stands behind the items
-        x = PADDED[type(encoder.transformer)](encoder.transformer, x, distance)
-        return self.at(x, item_seq_len - 1)
+        return PADDED[type(stack)](stack, x, distance)
+
+
+class PaddedVSAN(PaddedEncoder):
+    """VSAN with the means of its latent vectors, or what stands for them."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        model = self.model
+        state = self.states(model.recommender, item_seq, item_seq_len)
+        log_variance = None
+        if model.log_variance is not None:
+            of_spread = self.states(model.spread_network, item_seq, item_seq_len) if model.spread_network else state
+            log_variance = model.log_variance(of_spread)
+        latent = model.latent(model.mean(state), log_variance)
+        return self.at(self.through(model.generation, latent), item_seq_len - 1)
 
 
 class PaddedDreamRec(PaddedEncoder):

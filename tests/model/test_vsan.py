@@ -124,7 +124,7 @@ def test_scores_are_those_of_the_mean_and_the_released_shift_is_not():
 
 
 def test_a_later_item_reaches_no_earlier_state():
-    model, (items, lengths, target) = build().eval(), batch(rows=1)
+    model, (items, lengths, _) = build().eval(), batch(rows=1)
     lengths[:], items = 12, torch.arange(1, 13)[None]
     changed = items.clone()
     changed[0, 8] = 20

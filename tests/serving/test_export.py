@@ -54,6 +54,11 @@ CASES = {
     "DiQDiff, released": ("DiQDiff", {"num_codes": 5, "official_codes": True, "attention_mask": "queries"}),
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
+    "VSAN": ("VSAN", {"next_k": 2}),
+    "VSAN, two stacks, shifted, ligr": (
+        "VSAN", {"separate_variance_stack": True, "official_eval_shift": True, "encoder": "ligr", "pos_align": "end"},
+    ),
+    "VSAN, twin": ("VSAN", {"twin": True, "generation_layers": 2}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
