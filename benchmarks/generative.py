@@ -1,4 +1,4 @@
-"""VSAN on beauty: steps against those of SASRec-CE with as many blocks, in turn.
+"""VSAN and ACVAE on beauty: steps against those of SASRec-CE with as many blocks, or of their twins, in turn.
 
 SASRec-CE is SimDiffRec without diffusion and contrast, of the same width, with the same loss on the same examples.
 """
@@ -9,11 +9,14 @@ import statistics
 from common import in_fresh_process, parse, prepare, spread, time_steps
 
 CASES = {
-    "SASRec-CE, two blocks": ("SimDiffRec", {"alpha": 0, "beta": 0, "n_layers": 2}),
+    "SASRec-CE": ("SimDiffRec", {"alpha": 0, "beta": 0, "n_layers": 2}),
     "VSAN": ("VSAN", {}),
     "VSAN, twin": ("VSAN", {"twin": True}),
     "VSAN, the next four": ("VSAN", {"next_k": 4}),
+    "ACVAE": ("ACVAE", {"train_batch_size": 512}),
+    "ACVAE, twin": ("ACVAE", {"train_batch_size": 512, "twin": True}),
 }
+COMPARED = {"VSAN": "SASRec-CE", "VSAN, twin": "SASRec-CE", "VSAN, the next four": "SASRec-CE", "ACVAE": "ACVAE, twin"}
 
 
 def steps(case, args):
@@ -35,6 +38,8 @@ if __name__ == "__main__":
     for _ in range(args.rounds):
         for case in CASES:
             found[case] += in_fresh_process(steps, case, args)["seconds"]
-    base = statistics.median(found["SASRec-CE, two blocks"])
+    medians = {case: statistics.median(seconds) for case, seconds in found.items()}
     for case, seconds in found.items():
-        print(f"{case}: {spread(seconds)}, {statistics.median(seconds) / base:.2f} of SASRec-CE's", flush=True)
+        print(f"{case}: {spread(seconds)}")
+    for case, other in COMPARED.items():
+        print(f"{case}: {medians[case] / medians[other]:.2f} times {other}", flush=True)

@@ -142,6 +142,17 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         """
         return None
 
+    def critics(self):
+        """Parts of the loss that alone move some parameters, and nothing else.
+
+        Their gradients are clipped apart from all others. No other part may move these parameters, and such a part no others
+        (:func:`recbole_diffusion.layers.frozen.frozen`), so that one backward pass trains both sides.
+
+        Returns:
+            dict[str, tuple[str, float]]: name of a part -> how the names of its parameters begin, their learning rate.
+        """
+        return {}
+
     def calculate_loss(self, interaction, loss_parts=None):
         """The parts of the loss as RecBole expects them: a tuple that its trainer sums.
 

@@ -49,7 +49,9 @@ class VSAN(TransformerRecommender):
         if not config["twin"]:
             self.log_variance = nn.Linear(hidden, hidden)
             if config["separate_variance_stack"]:
-                self.spread_network = PositionedTransformer(config, self.max_seq_length, config["encoder"], config["n_layers"])
+                self.spread_network = PositionedTransformer(
+                    config, self.max_seq_length, config["encoder"], config["n_layers"]
+                )
         self.initialize()
 
     @staticmethod
@@ -57,7 +59,9 @@ class VSAN(TransformerRecommender):
         """Relations between settings, checked before data are read. Raises UsageError."""
         TransformerRecommender.check_config(config)
         if config["next_k"] > 1 and (config["ce_positions"] == "last" or config["loss_type"] != "CE"):
-            raise UsageError("next_k above 1 needs later items of the history and a softmax: ce_positions: all, loss_type: CE")
+            raise UsageError(
+                "next_k above 1 needs later items of the history and a softmax: ce_positions: all, loss_type: CE"
+            )
 
     def loss_weights(self, interaction):
         return {**super().loss_weights(interaction), "kl": int(interaction[self.ITEM_SEQ_LEN].sum())}
@@ -157,4 +161,6 @@ class VSAN(TransformerRecommender):
     def epoch_warning(self, report):
         if report["sigma"] < 0.95 or report["KL"] > 0.5:
             return None
-        return "the posterior has collapsed to the prior (KL {KL:.2f}, sigma {sigma:.2f}): lower kl_weight".format(**report)
+        return "the posterior has collapsed to the prior (KL {KL:.2f}, sigma {sigma:.2f}): lower kl_weight".format(
+            **report
+        )

@@ -8,7 +8,7 @@ mean of what they generate, which is how they recommend by default. DiffuRec, Di
 which an exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0, lambda at
 its mean and the best code, a single forward pass of the approximator. The twin of DiQDiff has no noise and is whole. Of ADRec
 all steps are exported, from zeros and without noise, which is how it recommends with ``sampling_noise: False`` or as its
-twin.
+twin; ACVAE as it recommends with ``eval_draws: 0``.
 """
 
 import io
@@ -21,6 +21,7 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.padded import (
+    PaddedACVAE,
     PaddedAlready,
     PaddedAttenMixer,
     PaddedDIMO,
@@ -47,6 +48,7 @@ EXPORTABLE = {
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
     "VSAN": PaddedVSAN,
+    "ACVAE": PaddedACVAE,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
     "ECLSR": PaddedEncoder,

@@ -171,6 +171,29 @@ class PaddedSTOSA(PaddedScorer):
         return self.model.item_vectors()
 
 
+class PaddedACVAE(PaddedScorer):
+    """ACVAE without noise: its GRU over padded rows, and the latest states."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden + 1]."""
+        posterior = self.model.posterior
+        states, size = posterior.gru(self.model.item_embedding(item_seq))[0], posterior.kernel_size
+        place = item_seq_len[:, None] - torch.arange(size, 0, -1)
+        late = states.gather(1, place.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        a = F.softplus(posterior.first(self._noised(late)))
+        seen = self._noised(a) * (place >= 0).unsqueeze(-1)
+        d = F.softplus(posterior.second(F.softplus(posterior.convolution(seen.flatten(1)))))
+        return self.model.users(posterior.out(late[:, -1] + d))
+
+    def _noised(self, u):
+        layer = self.model.posterior.noisy_layer
+        return u if layer is None else layer(u, torch.zeros_like(u))
+
+    def items(self):
+        """[V, hidden + 1]."""
+        return self.model.item_vectors()
+
+
 class PaddedAttenMixer(PaddedScorer):
     """Atten-Mixer, whose layers take padded rows; its items have length one in the file already."""
 

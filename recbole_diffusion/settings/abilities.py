@@ -24,6 +24,7 @@ EXPORTABLE = (
     "ADRec",
     "ECLSR",
     "VSAN",
+    "ACVAE",
     "SASRec",
     "GRU4Rec",
 )

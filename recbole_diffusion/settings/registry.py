@@ -22,6 +22,7 @@ MODELS = {
     "PreferDiff": "recbole_diffusion.model.dreamrec",
     "ADRec": "recbole_diffusion.model.adrec",
     "VSAN": "recbole_diffusion.model.vsan",
+    "ACVAE": "recbole_diffusion.model.acvae",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
     "SKNN": "recbole_diffusion.model.sknn",

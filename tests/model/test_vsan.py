@@ -68,7 +68,9 @@ def test_later_targets_with_learned_repetition_equal_all_scores():
             row, place = int(layout.row[n]), int(layout.position[n])
             following = [*items[row, 1 : lengths[row]].tolist(), int(target[row])][place : place + 3]
             losses.append(-log_p[n, torch.tensor(following) - 1].mean())
-        torch.testing.assert_close(model.loss_parts(items, lengths, target)["recommendation"], torch.stack(losses).mean())
+        torch.testing.assert_close(
+            model.loss_parts(items, lengths, target)["recommendation"], torch.stack(losses).mean()
+        )
 
 
 def test_golden_values_of_the_divergence():

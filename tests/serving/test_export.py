@@ -59,6 +59,8 @@ CASES = {
         "VSAN", {"separate_variance_stack": True, "official_eval_shift": True, "encoder": "ligr", "pos_align": "end"},
     ),
     "VSAN, twin": ("VSAN", {"twin": True, "generation_layers": 2}),
+    "ACVAE": ("ACVAE", {"kernel_size": 3}),
+    "ACVAE, twin": ("ACVAE", {"twin": True}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
