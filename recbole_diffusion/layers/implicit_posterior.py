@@ -13,8 +13,9 @@ from recbole_diffusion.layers.transformer import Dropout
 
 
 def packed_gru(gru: nn.GRU, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-    """States of a GRU at every token, block by block of similar length. x: [N, d] -> [N, hidden]."""
-    return torch.cat([unpad_block(gru(pad_block(x, block))[0], block) for block in layout.blocks])
+    """States of a GRU, which takes time first, at every token, block by block of similar length: [N, d] -> [N, hidden]."""
+    states = (gru(pad_block(x, block).transpose(0, 1))[0].transpose(0, 1) for block in layout.blocks)
+    return torch.cat([unpad_block(state, block) for state, block in zip(states, layout.blocks)])
 
 
 def windows(x: torch.Tensor, position: torch.Tensor, size: int) -> torch.Tensor:
@@ -68,7 +69,7 @@ class ImplicitPosterior(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.embedding_dropout = Dropout(embedding_dropout_prob)
-        self.gru = nn.GRU(item_size, gru_size, batch_first=True)
+        self.gru = nn.GRU(item_size, gru_size)
         self.noisy_layer = NoisyLayer(gru_size) if noisy else None
         self.first = nn.Linear(gru_size, gru_size)
         self.convolution = nn.Linear(kernel_size * gru_size, 2 * gru_size)
@@ -124,7 +125,7 @@ class PriorCritic(nn.Module):
         n = self.dropout(self.enter(torch.cat([context, z], 1)))
         for layers in self.inner:
             n = F.elu(n + layers(n))
-        return self.leave_dropout(self.leave(n)) + 0.5 * z.square()
+        return (self.leave_dropout(self.leave(n)) + 0.5 * z.square()).to(self.leave.weight.dtype)
 
 
 class ContrastCritic(nn.Module):
@@ -132,9 +133,9 @@ class ContrastCritic(nn.Module):
 
     def __init__(self, context_size: int, latent_size: int, width: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(context_size + latent_size, width, batch_first=True)
+        self.gru = nn.GRU(context_size + latent_size, width)
         self.out = nn.Linear(width, 1)
 
     def forward(self, context: torch.Tensor, z: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """context: [N, context_size], z: [N, latent_size] -> [N]."""
-        return self.out(F.gelu(packed_gru(self.gru, torch.cat([context, z], 1), layout))).squeeze(1)
+        return self.out(F.gelu(packed_gru(self.gru, torch.cat([context, z], 1), layout))).squeeze(1).to(self.out.weight.dtype)

@@ -177,7 +177,7 @@ class PaddedACVAE(PaddedScorer):
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden + 1]."""
         posterior = self.model.posterior
-        states, size = posterior.gru(self.model.item_embedding(item_seq))[0], posterior.kernel_size
+        states, size = posterior.gru(self.model.item_embedding(item_seq.t()))[0].transpose(0, 1), posterior.kernel_size
         place = item_seq_len[:, None] - torch.arange(size, 0, -1)
         late = states.gather(1, place.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1]))
         a = F.softplus(posterior.first(self._noised(late)))

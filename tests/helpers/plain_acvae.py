@@ -15,7 +15,7 @@ def latents(model, item_seq, noise):
     """Vectors of items, states of the GRU and latent vectors: [B, L, .] each. noise: two tensors [B, L, gru_size]."""
     p = model.posterior
     x = model.item_embedding(item_seq)
-    states, (size, width) = p.gru(x)[0], (p.kernel_size, p.first.out_features)
+    states, (size, width) = p.gru(x.transpose(0, 1))[0].transpose(0, 1), (p.kernel_size, p.first.out_features)
     a = noised(p.noisy_layer, F.softplus(p.first(noised(p.noisy_layer, states, noise[0]))), noise[1])
     kernel = p.convolution.weight.view(2 * width, size, width).transpose(1, 2)
     seen = F.conv1d(F.pad(a.transpose(1, 2), (size - 1, 0)), kernel, p.convolution.bias).transpose(1, 2)
@@ -30,7 +30,8 @@ def prior_critic(critic, context, z):
 
 
 def contrast_critic(critic, context, z):
-    return critic.out(F.gelu(critic.gru(torch.cat([context, z], -1))[0])).squeeze(-1)
+    seen = torch.cat([context, z], -1).transpose(0, 1)
+    return critic.out(F.gelu(critic.gru(seen)[0])).squeeze(-1).t()
 
 
 def logits(model, z):
