@@ -11,6 +11,7 @@ from torch import nn
 from recbole_diffusion.layers.cosine import unit
 from recbole_diffusion.layers.hstu import HSTU
 from recbole_diffusion.layers.ligr import LiGR
+from recbole_diffusion.layers.macaron import Macaron
 from recbole_diffusion.layers.transformer import PackedTransformer
 from recbole_diffusion.layers.wasserstein import as_query
 
@@ -155,7 +156,17 @@ def through_hstu(stack, x, distance):
     return stack.norm(x)
 
 
-PADDED = {PackedTransformer: through_sasrec, LiGR: through_ligr, HSTU: through_hstu}
+def through_macaron(stack, x, distance):
+    """The same of Macaron."""
+    for block in stack.blocks:
+        x = block.before(x)
+        normed = block.norm(x)
+        seen = attend(block.attention, block.query(normed), *block.key_value(x).chunk(2, -1), distance >= 0)
+        x = block.after(normed + seen)
+    return stack.norm(x)
+
+
+PADDED = {PackedTransformer: through_sasrec, LiGR: through_ligr, HSTU: through_hstu, Macaron: through_macaron}
 
 
 class PaddedSTOSA(PaddedScorer):
