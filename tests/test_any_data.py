@@ -62,7 +62,7 @@ def fitting(chosen):
     if chosen.get("official_compat"):
         compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
-    of_sessions = {"corruption_steps", "n_companions", "n_levels"} & set(chosen)
+    of_sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates"} & set(chosen)
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or of_sessions:
         chosen["train_view"] = "prefix"
     if chosen.get("official_codes"):

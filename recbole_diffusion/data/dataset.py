@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
 from recbole_diffusion.data.atomic_reader import AtomicReader
+from recbole_diffusion.data.attributes import ItemAttributes
 from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
 from recbole_diffusion.data.features import features_file, load_item_features
@@ -25,7 +26,7 @@ from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.settings.properties import property_names
 
 
-class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplits, SequentialDataset):
+class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ReadyMadeSplits, SequentialDataset):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it

@@ -76,6 +76,8 @@ def data_files(config):
     candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
     if config["item_features"] == "auto":
         candidates.append(folder / f"{name}.features.npz")
+    if config["attribute"]:
+        candidates.append(folder / f"{name}.item")
     if config["augmented"]:
         candidates.append(augmented_file(config))
     words = [value for key, value in config.plain().items() if isinstance(value, str) and value and key not in PLACES]

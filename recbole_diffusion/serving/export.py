@@ -1,7 +1,7 @@
 """Trained models as ONNX files: histories of item numbers in, scores of all items out.
 
 The packed layers make tensors whose shapes depend on the data, which does not export, so models are exported in the forms of
-``padded`` and ``padded_restoring``, which have the same weights.
+``padded``, ``padded_restoring`` and ``padded_mgs``, which have the same weights.
 
 Models whose user vector is a function of the history are exported as they recommend, DreamRec and PreferDiff with the
 mean of what they generate, which is how they recommend by default. DiffuRec, DiffuRecSys and DiQDiff start from noise,
@@ -30,6 +30,7 @@ from recbole_diffusion.serving.padded import (
     PaddedSTOSA,
     PaddedVSAN,
 )
+from recbole_diffusion.serving.padded_mgs import PaddedMGS
 from recbole_diffusion.serving.padded_restoring import PaddedADRec, PaddedDiffuRec, PaddedDiQDiff
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.versions import below
@@ -51,6 +52,7 @@ EXPORTABLE = {
     "ACVAE": PaddedACVAE,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
+    "MGS": PaddedMGS,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

@@ -87,6 +87,10 @@ class Catalogue:
     def training_examples(self, *_: Any, **__: Any) -> None:
         """None: training is over."""
 
+    def item_attributes(self, *_: Any) -> Any:
+        """Attributes that the model itself keeps, as :meth:`SequenceDataset.item_attributes` returns them."""
+        return self._kept("item_attributes")
+
     def item_features(self, *_: Any) -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
         return self._checkpoint["state_dict"].get("feature_embedding.weight")

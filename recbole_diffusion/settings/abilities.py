@@ -19,6 +19,7 @@ EXPORTABLE = (
     "STOSA",
     "AttenMixer",
     "DIMO",
+    "MGS",
     "DreamRec",
     "PreferDiff",
     "ADRec",
@@ -40,7 +41,7 @@ NEEDS = {
 }
 TAKES = {
     **dict.fromkeys(("DiffSBR", "DIMO"), "vectors of items"),
-    **dict.fromkeys(("DIN", "DIEN"), "columns of items"),
+    **dict.fromkeys(("MGS", "DIN", "DIEN"), "columns of items"),
 }
 # Models that read more than a history: the data set when they are built, or other columns when they score.
 READ_MORE = ("DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecCPR", "SASRecF")

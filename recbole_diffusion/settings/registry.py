@@ -25,6 +25,7 @@ MODELS = {
     "ACVAE": "recbole_diffusion.model.acvae",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
+    "MGS": "recbole_diffusion.model.mgs",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

@@ -67,6 +67,10 @@ CASES = {
     "AttenMixer, released": ("AttenMixer", {"attention": "released", "n_levels": 3}),
     "DIMO": ("DIMO", {"feature_init": "random"}),
     "DIMO, IDs": ("DIMO", {"item_features": "none", "n_heads": 1}),
+    "MGS": ("MGS", {"mu": 0.7, "n_rounds": 3}),
+    "MGS, two attributes": ("MGS", {"attribute": "category,brand"}),
+    "MGS, keyed": ("MGS", {"n_mates": 2, "eval_neighbours": "keyed"}),
+    "MGS, sessions alone": ("MGS", {"attribute": "none"}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "DreamRec": ("DreamRec", {"n_heads": 2}),
     "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
@@ -82,7 +86,9 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
-CHECKPOINT = {"item_tokens": range(N_ITEMS), "other_parameter": {"training_sessions": SESSIONS}}
+KEPT = {"training_sessions": SESSIONS}
+CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
+ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
 
 
 def recommender(case):
@@ -91,8 +97,10 @@ def recommender(case):
         # Large, so that a wrong guide would show.
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
+    wanted = settings.get("attribute", "category").split(",")
+    kept = {**KEPT, "item_attributes": {name: columns for name, columns in ATTRIBUTES.items() if name in wanted}}
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, CHECKPOINT))
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS), "other_parameter": kept}))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -138,6 +146,7 @@ def test_the_padded_form_equals_the_packed_model(case):
         "AttenMixer",
         "AttenMixer, released",
         "DIMO",
+        "MGS",
         "DreamRec",
         "ADRec",
         "DiQDiff",
