@@ -47,16 +47,14 @@ class Factor(nn.Module):
 class FrozenFactor(nn.Module):
     """A linear map of vectors that items bring along, such as those of their texts."""
 
-    features: torch.Tensor
-
-    def __init__(self, width: int, features: torch.Tensor) -> None:
+    def __init__(self, width: int, features: nn.Embedding) -> None:
         super().__init__()
-        self.register_buffer("features", features, persistent=False)
-        self.linear = nn.Linear(features.shape[1], width)
+        self._features = (features,)  # of another network, whose parameters they remain
+        self.linear = nn.Linear(features.embedding_dim, width)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """items: [...] -> [..., width]."""
-        return self.linear(self.features[items])
+        return self.linear(self._features[0](items))
 
 
 class PrefixTower(nn.Module):

@@ -133,6 +133,11 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def begin_epoch(self, epoch):
         """What a model does before an epoch of training, numbered from 0; a resumed training begins with the one it left."""
 
+    def changes_scores(self, epoch):
+        """Whether an epoch changes what the model recommends; if not, there is no validation after it, and it does not count
+        for early stopping."""
+        return True
+
     def training_steps(self):
         """Steps of the optimizer for every batch, where one with the sum of all parts for all parameters is not enough.
 

@@ -23,6 +23,7 @@ MODELS = {
     "ADRec": "recbole_diffusion.model.adrec",
     "VSAN": "recbole_diffusion.model.vsan",
     "ACVAE": "recbole_diffusion.model.acvae",
+    "MFGAN": "recbole_diffusion.model.mfgan",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
     "MGS": "recbole_diffusion.model.mgs",

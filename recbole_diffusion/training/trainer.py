@@ -77,6 +77,8 @@ class EpochsMixin(SafeCheckpointMixin):
         had them from the start.
         """
         in_turn, is_last = (epoch + 1) % self.eval_step == 0, epoch + 1 == self.epochs
+        if not getattr(self.model, "changes_scores", lambda _: True)(epoch):
+            in_turn = False
         if in_turn:
             return self._validate_and_report(valid_data, epoch, True, verbose, show_progress)
         if not is_last:

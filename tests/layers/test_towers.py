@@ -66,7 +66,7 @@ def test_a_factor_is_the_mean_of_what_an_item_has():
 
 def test_vectors_of_items_are_mapped_and_stay_as_they_are():
     features = torch.randn(N_ITEMS, 3, dtype=torch.float64)
-    factor = FrozenFactor(8, features).double()
+    factor = FrozenFactor(8, torch.nn.Embedding.from_pretrained(features)).double()
     items = torch.tensor([[1, 2], [3, 0]])
     torch.testing.assert_close(factor(items), features[items] @ factor.linear.weight.t() + factor.linear.bias)
     assert [name for name, _ in factor.named_parameters()] == ["linear.weight", "linear.bias"]
