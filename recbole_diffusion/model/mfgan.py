@@ -54,7 +54,7 @@ def policy_gradient(logits, rewards, normalise=False):
     advantage = rewards - (p * rewards).sum(1, keepdim=True)
     if normalise:
         variance = rows_of_all((p * advantage.square()).sum(1)).mean()
-        advantage = advantage / (variance.sqrt() + 1e-8)
+        advantage = advantage / (variance.sqrt() + 1e-4)  # less than that is rounding
     return -(p * advantage * logits).sum(1).mean()  # the softmax's denominator meets p * advantage, which sums to 0
 
 
@@ -94,10 +94,10 @@ class MFGAN(TransformerRecommender):
         self.initialize()
 
     def _init_towers(self, dataset):
-        config, longest = self.config, self.max_seq_length + 2 * self.leaks
+        config = self.config
         if config["n_candidates"] > self.n_items - 2:
             raise UsageError(f"n_candidates {config['n_candidates']} of {self.n_items - 1} items are too many: lower it")
-        sizes = config["hidden_size"], config["n_heads"], longest, config["critic_dropout_prob"], config["layer_norm_eps"]
+        sizes = config["hidden_size"], config["n_heads"], self.max_seq_length, config["critic_dropout_prob"], config["layer_norm_eps"]
         for name, factor in self._make_factors(dataset).items():
             self.factors.append(name)
             self.towers.append(PrefixTower(factor, *sizes))
@@ -230,15 +230,22 @@ class MFGAN(TransformerRecommender):
             return torch.stack([tower(items, layout, candidates) for tower in self.towers]).sigmoid()
 
     def _real(self, item_seq, item_seq_len, target, later):
-        """Histories and the items that end them, as discriminators see them; with ``official_leak`` those of whole users."""
+        """Histories and the items that end them, as discriminators see them; with ``official_leak`` those of whole users.
+
+        later: [B, n] what users meet after ``target``, zeros where there is no more, or None.
+        """
         if later is None:
             return item_seq, item_seq_len, target
+        known = torch.arange(item_seq.shape[1] + 1 + later.shape[1], device=later.device)
         whole = F.pad(item_seq, (0, 1 + later.shape[1]))
-        after = item_seq_len[:, None] + torch.arange(1 + later.shape[1], device=later.device)
-        whole = whole.scatter(1, after, torch.cat([target.unsqueeze(1), later], 1))
+        after = torch.arange(1 + later.shape[1], device=later.device)
+        whole = whole.scatter(1, item_seq_len[:, None] + after, torch.cat([target.unsqueeze(1), later], 1))
         length = item_seq_len + (later > 0).sum(1)
-        last = whole.gather(1, length.unsqueeze(1))
-        return whole.scatter(1, length.unsqueeze(1), 0), length, last.squeeze(1)
+        last = whole.gather(1, length.unsqueeze(1)).squeeze(1)
+        first = (length - self.max_seq_length).clamp(min=0)
+        place = (first[:, None] + known[: self.max_seq_length]).clamp(max=len(known) - 1)
+        length = length - first
+        return whole.gather(1, place) * (known[: place.shape[1]] < length[:, None]), length, last
 
     # Explanations
 

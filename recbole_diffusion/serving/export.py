@@ -44,6 +44,7 @@ EXPORTABLE = {
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
     "MCLRec": PaddedEncoder,
+    "MFGAN": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "DiQDiff": PaddedDiQDiff,

@@ -26,6 +26,7 @@ EXPORTABLE = (
     "ECLSR",
     "VSAN",
     "ACVAE",
+    "MFGAN",
     "SASRec",
     "GRU4Rec",
 )

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from plain_towers import one_by_one
 
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.towers import Factor, FrozenFactor, PrefixTower
@@ -18,19 +19,6 @@ def tower(factor=None):
     for parameter in network.parameters():  # norms and biases start at values that hide mistakes
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     return network
-
-
-def one_by_one(network, items, lengths, candidates):
-    """Every history with every last item through the block as a sequence of its own."""
-    logits = []
-    for row, n in zip(range(len(items)), lengths.tolist()):
-        for candidate in candidates[row]:
-            sequence = torch.cat([items[row, :n], candidate[None]])
-            later = torch.arange(n, -1, -1)
-            x = network.scale * network.factor(sequence) + network.position_embedding(later)
-            layout = PackedLayout(torch.tensor([n + 1]))
-            logits.append(network.out(network.transformer(x.unsqueeze(1), layout, causal=False)[-1, 0]))
-    return torch.cat(logits).view(candidates.shape)
 
 
 def inputs():

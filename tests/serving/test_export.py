@@ -61,6 +61,8 @@ CASES = {
     "VSAN, twin": ("VSAN", {"twin": True, "generation_layers": 2}),
     "ACVAE": ("ACVAE", {"kernel_size": 3}),
     "ACVAE, twin": ("ACVAE", {"twin": True}),
+    "MFGAN, twin": ("MFGAN", {"twin": True}),
+    "MFGAN, ligr, from the start": ("MFGAN", {"twin": True, "encoder": "ligr", "pos_align": "start"}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
