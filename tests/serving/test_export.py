@@ -62,7 +62,7 @@ CASES = {
     "ACVAE": ("ACVAE", {"kernel_size": 3}),
     "ACVAE, twin": ("ACVAE", {"twin": True}),
     "MFGAN, twin": ("MFGAN", {"twin": True}),
-    "MFGAN, ligr, from the start": ("MFGAN", {"twin": True, "encoder": "ligr", "pos_align": "start"}),
+    "MFGAN, ligr, from the start": ("MFGAN", {"n_candidates": 3, "encoder": "ligr", "pos_align": "start"}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
