@@ -62,7 +62,7 @@ CASES = {
     "ACVAE": ("ACVAE", {"kernel_size": 3}),
     "ACVAE, twin": ("ACVAE", {"twin": True}),
     "MFGAN, twin": ("MFGAN", {"twin": True}),
-    "MFGAN, ligr, from the start": ("MFGAN", {"n_candidates": 3, "encoder": "ligr", "pos_align": "start"}),
+    "MFGAN, ligr, from the start": ("MFGAN", {"n_candidates": 3, "factors": "id,category", "encoder": "ligr", "pos_align": "start"}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
@@ -88,7 +88,7 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
-KEPT = {"training_sessions": SESSIONS}
+KEPT = {"training_sessions": SESSIONS, "item_counts": torch.arange(N_ITEMS)}
 CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
 ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
 
