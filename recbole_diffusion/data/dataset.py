@@ -24,6 +24,7 @@ from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.data.splits import ArraySplits, rows_of
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.settings.leaks import leaking_setting
 from recbole_diffusion.settings.properties import property_names
 
 
@@ -227,7 +228,7 @@ class SequenceDataset(
             datasets[0] = train.copy(train.longest_examples())
         if self.config["augmented"]:
             datasets = augmented_parts(datasets)
-        if self.config["graph_source"] == "all" or self.config["official_negatives"]:
+        if leaking_setting(self.config.final_config_dict):
             datasets[0].evaluation_parts = [part for part in datasets[1:] if len(part)]
         sizes = [len(part) for part in datasets]
         self.logger.info("split: {} training examples, {} of validation, {} of test".format(*sizes))

@@ -76,7 +76,7 @@ def data_files(config):
     candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
     if config["item_features"] == "auto":
         candidates.append(folder / f"{name}.features.npz")
-    if config["attribute"]:
+    if config["attribute"] or config["factors"]:
         candidates.append(folder / f"{name}.item")
     if config["augmented"]:
         candidates.append(augmented_file(config))

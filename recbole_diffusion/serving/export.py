@@ -8,7 +8,7 @@ mean of what they generate, which is how they recommend by default. DiffuRec, Di
 which an exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0, lambda at
 its mean and the best code, a single forward pass of the approximator. The twin of DiQDiff has no noise and is whole. Of ADRec
 all steps are exported, from zeros and without noise, which is how it recommends with ``sampling_noise: False`` or as its
-twin.
+twin; ACVAE as it recommends with ``eval_draws: 0``.
 """
 
 import io
@@ -21,12 +21,14 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.padded import (
+    PaddedACVAE,
     PaddedAlready,
     PaddedAttenMixer,
     PaddedDIMO,
     PaddedDreamRec,
     PaddedEncoder,
     PaddedSTOSA,
+    PaddedVSAN,
 )
 from recbole_diffusion.serving.padded_mgs import PaddedMGS
 from recbole_diffusion.serving.padded_restoring import PaddedADRec, PaddedDiffuRec, PaddedDiQDiff
@@ -42,10 +44,13 @@ EXPORTABLE = {
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
     "MCLRec": PaddedEncoder,
+    "MFGAN": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
+    "VSAN": PaddedVSAN,
+    "ACVAE": PaddedACVAE,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
     "MGS": PaddedMGS,

@@ -24,6 +24,9 @@ EXPORTABLE = (
     "PreferDiff",
     "ADRec",
     "ECLSR",
+    "VSAN",
+    "ACVAE",
+    "MFGAN",
     "SASRec",
     "GRU4Rec",
 )
@@ -40,6 +43,7 @@ NEEDS = {
 TAKES = {
     **dict.fromkeys(("DiffSBR", "DIMO"), "vectors of items"),
     **dict.fromkeys(("MGS", "DIN", "DIEN"), "columns of items"),
+    "MFGAN": "vectors and columns of items",
 }
 # Models that read more than a history: the data set when they are built, or other columns when they score.
 READ_MORE = ("DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecCPR", "SASRecF")

@@ -54,6 +54,15 @@ CASES = {
     "DiQDiff, released": ("DiQDiff", {"num_codes": 5, "official_codes": True, "attention_mask": "queries"}),
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
+    "VSAN": ("VSAN", {"next_k": 2}),
+    "VSAN, two stacks, shifted, ligr": (
+        "VSAN", {"separate_variance_stack": True, "official_eval_shift": True, "encoder": "ligr", "pos_align": "end"},
+    ),
+    "VSAN, twin": ("VSAN", {"twin": True, "generation_layers": 2}),
+    "ACVAE": ("ACVAE", {"kernel_size": 3}),
+    "ACVAE, twin": ("ACVAE", {"twin": True}),
+    "MFGAN, twin": ("MFGAN", {"twin": True}),
+    "MFGAN, ligr, from the start": ("MFGAN", {"n_candidates": 3, "factors": "id,category", "encoder": "ligr", "pos_align": "start"}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
@@ -79,7 +88,7 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
-KEPT = {"training_sessions": SESSIONS}
+KEPT = {"training_sessions": SESSIONS, "item_counts": torch.arange(N_ITEMS)}
 CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
 ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
 
