@@ -73,7 +73,7 @@ class ItemAttributes:
         names = self._usual(file) if choice == "auto" else self._named(file, choice)
         attributes = {name: self._numbered(file, name) for name in names}
         if not attributes:
-            self.logger.warning(f"no attributes of items: {self.config['model']} runs on sessions alone")
+            self.logger.warning(f"no attributes of items: {self.config['model']} goes without")
         return attributes
 
     @staticmethod
@@ -88,7 +88,7 @@ class ItemAttributes:
         if not file.path.is_file():
             raise UsageError(
                 f"attribute '{choice}' is a column of '{file.path.name}', which dataset '{self.dataset_name}' lacks: "
-                f"attribute: none does without"
+                f"leave it out"
             )
         columns = file.columns()
         for name in names:

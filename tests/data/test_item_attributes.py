@@ -48,7 +48,7 @@ def test_a_column_of_several_tokens(folder):
 
 def test_auto_takes_the_first_usual_column_of_tokens(folder, caplog):
     caplog.set_level("WARNING")
-    assert read(folder, "auto") == {} and "no attributes of items: MGS runs on sessions alone" in caplog.text
+    assert read(folder, "auto") == {} and "no attributes of items: MGS goes without" in caplog.text
     write_items(folder, {"i1": "9\tx", "i2": "9\ty"}, "category:float\tname:token")
     assert read(folder, "auto") == {}
     write_items(folder, {"i1": "x\ty", "i2": "x\ty"}, "brand:token\tclass:token_seq")
@@ -115,7 +115,7 @@ def test_wrong_words_are_refused_in_one_line(folder, capsys, no_training, word, 
 
 
 def test_files_that_say_nothing_are_refused_in_one_line(folder, capsys, no_training):
-    assert "is a column of 'cycle.item', which dataset 'cycle' lacks: attribute: none does without" in refused(
+    assert "is a column of 'cycle.item', which dataset 'cycle' lacks: leave it out" in refused(
         folder, capsys, "--attribute=category"
     )
     write_items(folder, {"x1": "red", "x2": "blue"})
