@@ -1,10 +1,9 @@
-"""MGS written plainly: one session, one item and one mate at a time, and a matrix of all logits.
+"""MGS written plainly: one session and one item at a time, mates side by side, and a matrix of all logits.
 
 It reads the weights and settings of a model, so that both compute the same numbers from the same parameters. The fast
 version is checked against it (tests/model/test_mgs.py).
 """
 
-import math
 import random
 
 import torch
@@ -43,9 +42,11 @@ def look(model, number, item, mates):
     table, layer = model.item_embedding.weight, model.mirrors.attention[number]
     if not mates:
         return torch.zeros_like(table[item])
-    logits = [layer.own(table[item]) + layer.mate(table[mate]) for mate, _ in mates]
-    logits = torch.cat([F.leaky_relu(x, 0.2) + math.log(share) for x, (_, share) in zip(logits, mates)])
-    return sum(weight * table[mate] for weight, (mate, _) in zip(logits.softmax(0), mates))
+    numbers, shares = zip(*mates)
+    pairs = torch.stack([torch.cat([table[item], table[mate]]) for mate in numbers])
+    weight = torch.cat([layer.own.weight[0], layer.mate.weight[0]])
+    logits = F.leaky_relu(pairs @ weight, 0.2) + pairs.new_tensor(shares).log()
+    return logits.softmax(0) @ table[list(numbers)]
 
 
 def mirror(model, item, mates):
