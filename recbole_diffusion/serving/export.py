@@ -26,6 +26,7 @@ from recbole_diffusion.serving.padded import (
     PaddedDIMO,
     PaddedDreamRec,
     PaddedEncoder,
+    PaddedMMSBR,
     PaddedSTOSA,
 )
 from recbole_diffusion.serving.padded_restoring import PaddedADRec, PaddedDiffuRec, PaddedDiQDiff
@@ -47,6 +48,7 @@ EXPORTABLE = {
     "STOSA": PaddedSTOSA,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
+    "MMSBR": PaddedMMSBR,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

@@ -19,6 +19,7 @@ EXPORTABLE = (
     "STOSA",
     "AttenMixer",
     "DIMO",
+    "MMSBR",
     "DreamRec",
     "PreferDiff",
     "ADRec",
@@ -38,6 +39,7 @@ NEEDS = {
 }
 TAKES = {
     **dict.fromkeys(("DiffSBR", "DIMO"), "vectors of items"),
+    "MMSBR": "vectors of items, prices",
     **dict.fromkeys(("DIN", "DIEN"), "columns of items"),
 }
 # Models that read more than a history: the data set when they are built, or other columns when they score.

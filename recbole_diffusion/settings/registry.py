@@ -23,6 +23,7 @@ MODELS = {
     "ADRec": "recbole_diffusion.model.adrec",
     "AttenMixer": "recbole_diffusion.model.attenmixer",
     "DIMO": "recbole_diffusion.model.dimo",
+    "MMSBR": "recbole_diffusion.model.mmsbr",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

@@ -60,6 +60,9 @@ CASES = {
     "AttenMixer, released": ("AttenMixer", {"attention": "released", "n_levels": 3}),
     "DIMO": ("DIMO", {"feature_init": "random"}),
     "DIMO, IDs": ("DIMO", {"item_features": "none", "n_heads": 1}),
+    "MMSBR": ("MMSBR", {"feature_init": "random", "price_levels": 9}),
+    "MMSBR, IDs": ("MMSBR", {"price_column": "none", "category_column": "none", "price_factor": "none"}),
+    "MMSBR, plus": ("MMSBR", {"price_factor": "plus", "n_rounds": 2, "item_features": "none", "feature_init": "random"}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "DreamRec": ("DreamRec", {"n_heads": 2}),
     "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
@@ -75,7 +78,8 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
-CHECKPOINT = {"item_tokens": range(N_ITEMS), "other_parameter": {"training_sessions": SESSIONS}}
+PRICES = {"price_level": torch.arange(N_ITEMS) % 7, "category": torch.arange(N_ITEMS) % 3}
+CHECKPOINT = {"item_tokens": range(N_ITEMS), "state_dict": PRICES, "other_parameter": {"training_sessions": SESSIONS}}
 
 
 def recommender(case):
@@ -131,6 +135,8 @@ def test_the_padded_form_equals_the_packed_model(case):
         "AttenMixer",
         "AttenMixer, released",
         "DIMO",
+        "MMSBR",
+        "MMSBR, plus",
         "DreamRec",
         "ADRec",
         "DiQDiff",
