@@ -20,6 +20,9 @@ CASES = {
     "DIMO": ("DIMO", {}),
     "DIMO, one graph": ("DIMO", {"graph_folds": 0}),
     "DIMO, random text": ("DIMO", {"feature_init": "random"}),
+    "MMSBR": ("MMSBR", {}),
+    "MMSBR, random text": ("MMSBR", {"feature_init": "random", "image_features": "none"}),
+    "MMSBR, random text and images": ("MMSBR", {"feature_init": "random"}),
 }
 PLAIN = {"AttenMixer": "plain_attenmixer"}
 EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds
@@ -67,7 +70,8 @@ def plain_steps(case, args):
 
 if __name__ == "__main__":
     args = parse(__doc__, dataset="grocery", batch=512, steps=30, plain_steps=4, only="")
-    cases = [case for case in CASES if not args.only or case in (REFERENCE, *args.only.split(","))]
+    wanted = (REFERENCE, *args.only.split(","))  # beginnings of names
+    cases = [case for case in CASES if case.startswith(wanted)]
     reference, steps = None, {}
     for case in cases:
         found = in_fresh_process(epoch, case, args)

@@ -124,7 +124,7 @@ def features_of(dataset, config, needed_for=None):
     """
     if config["item_features"] == "none":
         return None
-    features, name = features_of_kind(dataset, config, "text"), config["dataset"]
+    features, name = features_of_kind(dataset, config, "text", config["hidden_size"]), config["dataset"]
     if features is None and needed_for:
         raise UsageError(
             f"{needed_for} needs item features, which dataset '{name}' lacks: make them with {how_to_make(name)}"
@@ -134,13 +134,20 @@ def features_of(dataset, config, needed_for=None):
     return features
 
 
-def features_of_kind(dataset, config, kind):
-    """Vectors of one kind of the items: [V, d], or None where there is no file, or ``none`` is chosen.
+def features_of_kind(dataset, config, kind, width=None):
+    """Vectors of one kind of the items: [V, width], or None where there is no file, or ``none`` is chosen.
 
-    Args and raises as of :func:`features_of`; the setting of the kind takes the place of ``item_features``.
+    Args:
+        dataset (SequenceDataset): whose items.
+        config (DiffusionConfig): ``missing_features``, and the setting of the kind in place of ``item_features``.
+        kind (str): a key of :data:`KINDS`.
+        width (int, optional): number of columns that the vectors must have.
+
+    Raises:
+        UsageError: see :func:`load_item_features`.
     """
     choice = config[KINDS[kind][0]]
-    return None if choice == "none" else dataset.item_features(choice, config["missing_features"], config["hidden_size"], kind)
+    return None if choice == "none" else dataset.item_features(choice, config["missing_features"], width, kind)
 
 
 def _read(path):

@@ -61,7 +61,7 @@ class ItemSides:
         Args:
             choice (str): the file, or ``auto`` for the usual one of the kind beside the atomic files, if there is one.
             missing (str): ``error``, ``mean`` or ``zero`` for items that the file lacks.
-            width (int): d.
+            width (int | None): d, None for what the file has.
             kind (str): a key of :data:`recbole_diffusion.data.features.KINDS`.
 
         Returns:

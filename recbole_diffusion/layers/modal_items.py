@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -17,18 +19,19 @@ class Tokens(nn.Module):
     """Several tokens of one vector, each by two layers of its own.
 
     Args:
-        n_tokens, hidden_size (int): how many, and width.
+        width (int): of the vector.
+        n_tokens, hidden_size (int): how many, and their width d.
         dropout (float): between the layers.
     """
 
-    def __init__(self, n_tokens: int, hidden_size: int, dropout: float) -> None:
+    def __init__(self, width: int, n_tokens: int, hidden_size: int, dropout: float) -> None:
         super().__init__()
-        self.first = nn.Linear(hidden_size, n_tokens * hidden_size)
+        self.first = nn.Linear(width, n_tokens * hidden_size)
         self.second = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(n_tokens))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [C, d] -> [C, n, d]."""
+        """x: [C, width] -> [C, n, d]."""
         inner = self.dropout(self.first(x).tanh()).chunk(len(self.second), -1)
         return torch.stack([layer(part) for layer, part in zip(self.second, inner)], 1).tanh()
 
@@ -70,7 +73,7 @@ class ModalItems(nn.Module):
     ``out``, the tokens their sum. Of the tokens the last round needs no output, so that it has queries of pivots only.
 
     Args:
-        modalities (int): how many; without any, pivots and network are left.
+        widths (Sequence[int]): of the vectors of each modality; without any, pivots and network are left.
         n_rounds, n_tokens, n_heads, hidden_size (int): rounds, pivots and tokens of each modality, heads and width d.
         modality_dropout (float): of tokens and layers.
         item_dropout (float): within the network.
@@ -81,7 +84,7 @@ class ModalItems(nn.Module):
 
     def __init__(
         self,
-        modalities: int,
+        widths: Sequence[int],
         n_rounds: int,
         n_tokens: int,
         n_heads: int,
@@ -93,10 +96,9 @@ class ModalItems(nn.Module):
         if hidden_size % n_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of n_heads {n_heads}")
         self.n_tokens = n_tokens
-        self.tokens = nn.ModuleList(Tokens(n_tokens, hidden_size, modality_dropout) for _ in range(modalities))
+        self.tokens = nn.ModuleList(Tokens(width, n_tokens, hidden_size, modality_dropout) for width in widths)
         self.rounds = nn.ModuleList(
-            nn.ModuleList(PivotLayer(n_heads, hidden_size, modality_dropout) for _ in range(modalities))
-            for _ in range(n_rounds if modalities else 0)
+            nn.ModuleList(PivotLayer(n_heads, hidden_size, modality_dropout) for _ in widths) for _ in range(n_rounds)
         )
         self.network = nn.Sequential(
             nn.Linear(n_tokens * hidden_size, hidden_size),
@@ -105,19 +107,19 @@ class ModalItems(nn.Module):
             nn.Linear(hidden_size, hidden_size),
         )
         # a token's numbers in a layer: inputs, queries, keys, values and outputs, and the inner width with its mask
-        self._numbers_of_item = n_tokens * hidden_size * (8 + 36 * modalities * n_rounds)
+        self._numbers_of_item = n_tokens * hidden_size * (8 + 36 * len(widths) * n_rounds)
 
     def forward(self, pivots: torch.Tensor, *looks: torch.Tensor) -> torch.Tensor:
         """Vectors of all items, computed for some of them at a time.
 
         Args:
             pivots (torch.Tensor): [V, n_tokens * d].
-            looks (torch.Tensor): [V, d] for every modality.
+            looks (torch.Tensor): [V, width] for every modality.
 
         Returns:
             torch.Tensor: [V, d].
         """
-        n_rows = max(1, 4 * numbers_at_a_time(pivots) // self._numbers_of_item)
+        n_rows = max(1, 16 * numbers_at_a_time(pivots) // self._numbers_of_item)
         again = torch.is_grad_enabled() and len(pivots) * self._numbers_of_item > MOST_KEPT
         pieces = zip(*(table.split(n_rows) for table in (pivots, *looks)))
         if again:
@@ -125,7 +127,7 @@ class ModalItems(nn.Module):
         return torch.cat([self.of_some(*piece) for piece in pieces])
 
     def of_some(self, pivots: torch.Tensor, *looks: torch.Tensor) -> torch.Tensor:
-        """The same of C items at once: [C, n_tokens * d], [C, d] ... -> [C, d]."""
+        """The same of C items at once: [C, n_tokens * d], [C, width] ... -> [C, d]."""
         pivots = pivots.unflatten(-1, (self.n_tokens, -1))
         tokens = [layer(look) for layer, look in zip(self.tokens, looks)]
         for number, layers in enumerate(self.rounds):

@@ -56,12 +56,12 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         features = self._find_features(dataset)
         self.modalities = [kind for kind in MODALITIES if kind in features]
         self.item_embedding = nn.Embedding(self.n_items, config["n_tokens"] * hidden)  # the pivots, side by side
-        self.features = nn.ModuleDict({kind: nn.Embedding(self.n_items, hidden) for kind in features})
+        self.features = nn.ModuleDict({kind: nn.Embedding(*vectors.shape) for kind, vectors in features.items()})
         sizes = config["n_rounds"], config["n_tokens"], heads, hidden
         dropouts = config["modality_dropout"], config["hidden_dropout_prob"]
-        self.items = ModalItems(len(self.modalities), *sizes, *dropouts)
+        self.items = ModalItems([features[kind].shape[1] for kind in self.modalities], *sizes, *dropouts)
         self.interest = SessionAttention(hidden, "scalar")
-        self.pseudo_maps = nn.ModuleDict({kind: nn.Linear(hidden, hidden) for kind in self._imagined(features)})
+        self.pseudo_maps = nn.ModuleDict(self._imagined(features))
         self.price_factor = self._find_prices(dataset)
         if self.price_factor != "none":
             sizes = (1 + int(kept.max()) if kept is not None else 0 for kept in (self.price_level, self.category))
@@ -86,24 +86,27 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     # What is known of the items
 
     def _find_features(self, dataset):
-        """Kind -> vectors [V, d] of text, of images, and of what one of them says about the other."""
+        """Kind -> vectors [V, width] of text, of images, and of what one of them says about the other."""
         config, found = self.config, {}
         for kind, (setting, *_) in KINDS.items():
-            is_pseudo = kind not in MODALITIES
-            if is_pseudo and (not config["con_weight"] or kind.removeprefix("pseudo_") not in found):
+            seen = found.get(kind.removeprefix("pseudo_"))
+            if kind not in MODALITIES and (not config["con_weight"] or seen is None):
                 continue
             if config["feature_init"] == "random":
                 vectors = None if config[setting] == "none" else torch.empty(self.n_items, config["hidden_size"])
             else:
-                vectors = features_of_kind(dataset, config, kind)
+                vectors = features_of_kind(dataset, config, kind, None if seen is None else seen.shape[1])
             if vectors is not None:
                 found[kind] = vectors
         return found
 
     def _imagined(self, features):
-        """Modalities whose pseudo-vectors are a learned map of the other modality, since no file has any."""
-        both = set(MODALITIES) <= set(features) and self.config["con_weight"]
-        return [kind for kind in MODALITIES if both and f"pseudo_{kind}" not in features]
+        """Modality -> map of the other modality, which makes the pseudo-vectors that no file has."""
+        if not (set(MODALITIES) <= set(features) and self.config["con_weight"]):
+            return {}
+        width = {kind: features[kind].shape[1] for kind in MODALITIES}
+        kinds = [(kind, other) for kind, other in zip(MODALITIES, MODALITIES[::-1]) if f"pseudo_{kind}" not in features]
+        return {kind: nn.Linear(width[other], width[kind]) for kind, other in kinds}
 
     def _find_prices(self, dataset):
         """Keep the levels of prices and the categories of all items; returns how prices count."""

@@ -87,7 +87,7 @@ class Catalogue:
     def training_examples(self, *_: Any, **__: Any) -> None:
         """None: training is over."""
 
-    def item_features(self, choice: str, missing: str, width: int, kind: str = "text") -> torch.Tensor | None:
+    def item_features(self, choice: str, missing: str, width: int | None, kind: str = "text") -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
         weights = self._checkpoint["state_dict"]
         names = [f"features.{kind}.weight", *(["feature_embedding.weight"] if kind == "text" else [])]

@@ -8,8 +8,7 @@ from recbole_diffusion.testing import ModelContract
 class MMSBR(ModelContract):
     model = "MMSBR"
     item_features = True
-    learning_settings = {"epochs": 15, "learning_rate": 0.01, "mask_history": True}
-    knows_order = False  # but for the price of the last item
+    learning_settings = {"epochs": 30, "learning_rate": 0.003}
     settings_without_chance = {"modality_dropout": 0.0, "hidden_dropout_prob": 0.0, "con_anchors": 0}
     switches_together = [
         {"feature_init": "random", "dropout_epochs": "first", "price_factor": "plus", "con_reduction": "sum"},
