@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ class ModalItems(nn.Module):
         tokens = [layer(look) for layer, look in zip(self.tokens, looks)]
         for number, layers in enumerate(self.rounds):
             n_queries = self.n_tokens * (1 if number == len(self.rounds) - 1 else 2)
-            for place, layer in enumerate(layers):
+            for place, layer in enumerate(cast(nn.ModuleList, layers)):
                 out = layer(torch.cat([pivots, tokens[place]], 1), n_queries)
                 pivots = (out[:, : self.n_tokens] + pivots) / 2
                 if n_queries > self.n_tokens:

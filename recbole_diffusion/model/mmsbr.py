@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion.data.features import KINDS, features_of_kind, how_to_make
-from recbole_diffusion.data.item_sides import USUAL_NAMES
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import alignment_loss, hardest_contrast
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
@@ -71,7 +70,7 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             self.price_weight = nn.Parameter(torch.zeros(()))  # gamma before the softplus
         self._initialize(features)
         self._dropout = DropoutSwitch(self)
-        self._say_what_is_used(dataset)
+        self._say_what_is_used()
 
     @staticmethod
     def check_config(config):
@@ -118,16 +117,19 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         if levels[0] is not None:
             return config["price_factor"]
         if config["price_factor"] == "plus":
-            raise UsageError(f"price_factor: plus needs prices, which dataset '{config['dataset']}' lacks: {self._want('price')}")
+            raise UsageError(
+                f"price_factor: plus needs prices, which dataset '{config['dataset']}' lacks: {self._want()}, or leave the "
+                f"factor at minus, which counts nothing without prices"
+            )
         return "none"
 
-    def _want(self, role):
-        """What makes prices or categories: a text."""
-        name = USUAL_NAMES[role][0]
-        command = f"recbole-diffusion prepare {self.config['dataset']} --source=RAW_FILE --meta=METADATA"
-        return f"write a column '{name}' into {self.config['dataset']}.item, or make it with '{command}'"
+    def _want(self):
+        """What makes prices: a text."""
+        name = self.config["dataset"]
+        command = f"recbole-diffusion prepare {name} --source=RAW_FILE --meta=METADATA"
+        return f"write a column price:float into {name}.item, or make it with '{command}'"
 
-    def _say_what_is_used(self, dataset):
+    def _say_what_is_used(self):
         config = self.config
         drawn = " (drawn at random, no file is read)" if config["feature_init"] == "random" else ""
         used = [kind + drawn for kind in self.modalities]
@@ -136,7 +138,7 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         wanted = {kind: how_to_make(config["dataset"], kind) for kind in MODALITIES if config[KINDS[kind][0]] != "none"}
         lacks = [f"{kind} (make them with {made})" for kind, made in wanted.items() if kind not in self.modalities]
         if self.price_factor == "none" and "none" not in (config["price_factor"], config["price_column"]):
-            lacks.append(f"prices ({self._want('price')})")
+            lacks.append(f"prices ({self._want()})")
         say = self.logger.info if used else self.logger.warning
         say(f"MMSBR uses {', '.join(used) or 'IDs alone'}{'; it lacks ' + '; '.join(lacks) if lacks else ''}")
 

@@ -275,7 +275,7 @@ def test_it_says_what_it_uses_and_what_makes_the_rest(folder, tmp_path, caplog):
     bare = write_sequences(cycle_sequences(), tmp_path, "cycle")
     model, (train, *_) = mmsbr(bare)
     for said in ("uses IDs alone; it lacks text (make them with 'recbole-diffusion features --dataset=cycle')", "--of=images",
-                 "prices (write a column 'price' into cycle.item"):  # fmt: skip
+                 "prices (write a column price:float into cycle.item"):  # fmt: skip
         assert said in caplog.text
     model.calculate_loss(next(iter(train)))
     assert model.loss_names == ("recommendation",) and model.item_vectors().shape == (13, 8)
@@ -304,7 +304,7 @@ def test_what_is_named_and_missing_is_refused_in_one_line(settings, message, fol
 def test_what_a_setting_needs_is_refused_in_one_line(tmp_path):
     bare = write_sequences(cycle_sequences(), tmp_path, "cycle")
     for settings, message in [
-        ({"price_factor": "plus"}, "price_factor: plus needs prices, which dataset 'cycle' lacks: write a column 'price'"),
+        ({"price_factor": "plus"}, "price_factor: plus needs prices, which dataset 'cycle' lacks: write a column price:float"),
         ({"price_factor": "plus", "price_column": "none"}, "leave price_column at auto"),
         ({"price_column": "cost"}, "cycle.item' has no column 'cost:float'"),
         ({"feature_init": "random", "item_features": "none", "image_features": "none"}, "has nothing to draw"),
