@@ -28,6 +28,9 @@ CASES = {
     "MGS, sessions alone": ("MGS", {"attribute": "none"}),
     "MGS, made-up categories": ("MGS", {"attribute": "category"}),
     "MGS, released": ("MGS", {"attribute": "category", "preset": "released"}),
+    "MMSBR": ("MMSBR", {}),
+    "MMSBR, random text": ("MMSBR", {"feature_init": "random", "image_features": "none"}),
+    "MMSBR, random text and images": ("MMSBR", {"feature_init": "random"}),
 }
 PLAIN = {"AttenMixer": "plain_attenmixer", "MSGIFSR": "plain_msgifsr", "MGS": "plain_mgs"}
 N_CATEGORIES = 100
@@ -90,7 +93,8 @@ def plain_steps(case, args):
 
 if __name__ == "__main__":
     args = parse(__doc__, dataset="grocery", batch=512, steps=30, plain_steps=4, only="")
-    cases = [case for case in CASES if not args.only or CASES[case][0] in ("SRGNN", *args.only.split(","))]
+    wanted = (REFERENCE, *args.only.split(","))  # beginnings of names
+    cases = [case for case in CASES if case.startswith(wanted)]
     reference, steps = None, {}
     for case in cases:
         found = in_fresh_process(epoch, case, args)

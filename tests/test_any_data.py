@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from item_files import write_sides
 from models import CONTRACTS
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
@@ -62,7 +63,7 @@ def fitting(chosen):
     if chosen.get("official_compat"):
         compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
-    of_sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates"} & set(chosen)
+    of_sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates", "price_factor"} & set(chosen)
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or of_sessions:
         chosen["train_view"] = "prefix"
     if chosen.get("official_codes"):
@@ -82,8 +83,11 @@ def fitting(chosen):
 
 
 def write_modality(folder, chosen):
-    """Vectors of all items that may occur, or of all but the last where the model can do without."""
-    write_features(folder, n_items=9 if chosen["missing_features"] == "error" else 8, width=chosen["hidden_size"])
+    """Vectors of all items that may occur, or of all but the last where the model can do without; their prices."""
+    n_items, width = 9 if chosen["missing_features"] == "error" else 8, chosen["hidden_size"]
+    write_features(folder, n_items=n_items, width=width)
+    if "price_factor" in chosen:
+        write_sides(folder, n_items=n_items, width=width)
 
 
 def examine(model, data, chosen):

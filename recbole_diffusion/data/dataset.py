@@ -17,9 +17,9 @@ from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.attributes import ItemAttributes
 from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
-from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
+from recbole_diffusion.data.item_sides import ItemSides
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.data.splits import ArraySplits, rows_of
@@ -29,7 +29,7 @@ from recbole_diffusion.settings.properties import property_names
 
 
 class SequenceDataset(
-    AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ReadyMadeSplits, ArraySplits, SequentialDataset
+    AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ItemSides, ReadyMadeSplits, ArraySplits, SequentialDataset
 ):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
@@ -326,25 +326,6 @@ class SequenceDataset(
         before = inner.nonzero().squeeze(1)
         pairs, counts = (items[before] * self.item_num + items[before + 1]).unique(return_counts=True)
         return pairs // self.item_num, pairs % self.item_num, counts
-
-    def item_features(self, choice, missing, width):
-        """Vectors of the items from a feature file, see :func:`recbole_diffusion.data.features.load_item_features`.
-
-        Args:
-            choice (str): the file, or ``auto`` for ``<dataset>.features.npz`` beside the atomic files, if there is one.
-            missing (str): ``error``, ``mean`` or ``zero`` for items that the file lacks.
-            width (int): d.
-
-        Returns:
-            torch.FloatTensor | None: [V, d], or None when ``auto`` finds no file.
-
-        Raises:
-            UsageError: when the file cannot be used.
-        """
-        path = features_file(Path(self.config["data_path"]).parent, self.dataset_name) if choice == "auto" else choice
-        if choice == "auto" and not path.is_file():
-            return None
-        return load_item_features(path, self.field2id_token[self.iid_field], missing, width)[0]
 
     def __getitem__(self, index, join=True):
         examples = self.inter_feat[index]

@@ -10,7 +10,7 @@ from recbole_diffusion.layers.transformer import Dropout
 
 
 class SessionAttention(nn.Module):
-    """A session as the sum of its items, weighted by how they go with the last one (DiffSBR Eq. 4-5).
+    """A session as the sum of its items, weighted by how they go with the last one (DiffSBR Eq. 4-5) or with another vector.
 
     ``a_i = q . sigmoid(W_1 x_last + W_2 x_i + c)``, ``s = sum_i a_i x_i``.
 
@@ -26,9 +26,9 @@ class SessionAttention(nn.Module):
         self.item = nn.Linear(hidden_size, hidden_size, bias=False)
         self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=bias)
 
-    def forward(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """x: [N, d] items of packed sessions -> [B, d]."""
-        last = self.last(x[layout.last])[layout.row]
+    def forward(self, x: torch.Tensor, layout: PackedLayout, about: torch.Tensor | None = None) -> torch.Tensor:
+        """x: [N, d] items of packed sessions -> [B, d]; about: [B, d] in place of the last items."""
+        last = self.last(x[layout.last] if about is None else about)[layout.row]
         weight = self.weight((last + self.item(x)).sigmoid())
         return x.new_zeros(len(layout.last), x.shape[1]).index_add(0, layout.row, weight * x)
 

@@ -27,6 +27,7 @@ from recbole_diffusion.serving.padded import (
     PaddedDIMO,
     PaddedDreamRec,
     PaddedEncoder,
+    PaddedMMSBR,
     PaddedSTOSA,
     PaddedVSAN,
 )
@@ -54,6 +55,7 @@ EXPORTABLE = {
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
     "MGS": PaddedMGS,
+    "MMSBR": PaddedMMSBR,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

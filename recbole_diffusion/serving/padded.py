@@ -51,7 +51,7 @@ class PaddedScorer(nn.Module):
         Returns:
             torch.Tensor: [B, V]; minus infinity for padding, item number 0.
         """
-        scores = self.encode(item_seq, item_seq_len) @ self.items().t()
+        scores = self.scores(self.encode(item_seq, item_seq_len))
         if getattr(self.model, "repetition", None) is not None:
             scores = scores + self.met(item_seq, item_seq_len, scores)
         return torch.cat([torch.full_like(scores[:, :1], float("-inf")), scores[:, 1:]], 1)
@@ -59,6 +59,10 @@ class PaddedScorer(nn.Module):
     def items(self):
         """Vectors of all items: [V, d]."""
         return self.model.item_embedding.weight
+
+    def scores(self, users):
+        """[B, d] from ``encode`` -> [B, V]."""
+        return users @ self.items().t()
 
     def met(self, item_seq, item_seq_len, scores):
         """What ``repetition: learned`` adds to the items of the histories: [B, V]."""
@@ -249,6 +253,36 @@ class PaddedDIMO(PaddedScorer):
     def items(self):
         """[V, hidden] or, with a text, [V, 2 * hidden]."""
         return self.table
+
+
+class PaddedMMSBR(PaddedScorer):
+    """MMSBR, whose items are made of their modalities already in the file."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        with torch.no_grad():
+            self.register_buffer("table", model.item_vectors())
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> as wide as the items."""
+        model, x = self.model, self.table[item_seq, : self.model.config["hidden_size"]]
+        real = (torch.arange(self.width) < item_seq_len[:, None]).unsqueeze(-1)
+        mean = (x * real).sum(1) / item_seq_len[:, None]
+        layer = model.interest
+        weight = layer.weight((layer.last(mean)[:, None] + layer.item(x)).sigmoid())
+        interest = (weight * x * real).sum(1)
+        if model.price_factor == "none":
+            return interest
+        level = model.price_level[item_seq]
+        category = None if model.category is None else model.category[item_seq]
+        mixed = model.prices.attention(*model.prices.entering(level, category), None)
+        last = item_seq_len - 1
+        own = level.gather(1, last[:, None]).squeeze(1)
+        return model.with_price(interest, model.prices.leaving(own, [self.at(part, last) for part in mixed]))
+
+    def scores(self, users):
+        """[B, w] -> [B, V]."""
+        return self.model.logits(users, self.table)
 
 
 class PaddedAlready(PaddedScorer):

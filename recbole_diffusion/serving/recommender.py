@@ -91,9 +91,16 @@ class Catalogue:
         """Attributes that the model itself keeps, as :meth:`SequenceDataset.item_attributes` returns them."""
         return self._kept("item_attributes")
 
-    def item_features(self, *_: Any) -> torch.Tensor | None:
+    def item_features(self, choice: str, missing: str, width: int | None, kind: str = "text") -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
-        return self._checkpoint["state_dict"].get("feature_embedding.weight")
+        weights = self._checkpoint["state_dict"]
+        names = [f"features.{kind}.weight", *(["feature_embedding.weight"] if kind == "text" else [])]
+        return next((weights[name] for name in names if name in weights), None)
+
+    def item_prices(self, *_: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Levels and categories [V] that the model itself keeps, as :meth:`SequenceDataset.item_prices` returns them."""
+        weights = self._checkpoint["state_dict"]
+        return weights.get("price_level"), weights.get("category")
 
     def __getattr__(self, name: str) -> Any:
         raise self._not_kept(name)

@@ -28,6 +28,7 @@ MODELS = {
     "DIMO": "recbole_diffusion.model.dimo",
     "MSGIFSR": "recbole_diffusion.model.msgifsr",
     "MGS": "recbole_diffusion.model.mgs",
+    "MMSBR": "recbole_diffusion.model.mmsbr",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",

@@ -73,6 +73,9 @@ CASES = {
     "MGS, two attributes": ("MGS", {"attribute": "category,brand"}),
     "MGS, keyed": ("MGS", {"n_mates": 2, "eval_neighbours": "keyed"}),
     "MGS, sessions alone": ("MGS", {"attribute": "none"}),
+    "MMSBR": ("MMSBR", {"feature_init": "random", "price_levels": 9}),
+    "MMSBR, IDs": ("MMSBR", {"price_column": "none", "category_column": "none", "price_factor": "none"}),
+    "MMSBR, plus": ("MMSBR", {"price_factor": "plus", "n_rounds": 2, "item_features": "none", "feature_init": "random"}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "DreamRec": ("DreamRec", {"n_heads": 2}),
     "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
@@ -91,6 +94,7 @@ SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_s
 KEPT = {"training_sessions": SESSIONS, "item_counts": torch.arange(N_ITEMS)}
 CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
 ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
+PRICES = {"price_level": torch.arange(N_ITEMS) % 7, "category": torch.arange(N_ITEMS) % 3}
 
 
 def recommender(case):
@@ -102,7 +106,7 @@ def recommender(case):
     wanted = settings.get("attribute", "category").split(",")
     kept = {**KEPT, "item_attributes": {name: columns for name, columns in ATTRIBUTES.items() if name in wanted}}
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS), "other_parameter": kept}))
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS), "state_dict": PRICES, "other_parameter": kept}))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -149,6 +153,8 @@ def test_the_padded_form_equals_the_packed_model(case):
         "AttenMixer, released",
         "DIMO",
         "MGS",
+        "MMSBR",
+        "MMSBR, plus",
         "DreamRec",
         "ADRec",
         "DiQDiff",
