@@ -31,8 +31,16 @@ CASES = {
     "MMSBR": ("MMSBR", {}),
     "MMSBR, random text": ("MMSBR", {"feature_init": "random", "image_features": "none"}),
     "MMSBR, random text and images": ("MMSBR", {"feature_init": "random"}),
+    "MSGAT": ("MSGAT", {}),
+    "MSGAT, no sessions of similar intent": ("MSGAT", {"k_neighbors": 0}),
+    "MSGAT, released pool": ("MSGAT", {"neighbor_pool": "batch"}),
 }
-PLAIN = {"AttenMixer": "plain_attenmixer", "MSGIFSR": "plain_msgifsr", "MGS": "plain_mgs"}
+PLAIN = {
+    "AttenMixer": "plain_attenmixer",
+    "MSGIFSR": "plain_msgifsr",
+    "MGS": "plain_mgs",
+    "MSGAT": "plain_msgat",
+}
 N_CATEGORIES = 100
 EPOCH_BOUND, EVALUATION_BOUND = 5, 5.0  # times the reference, seconds
 
@@ -82,10 +90,9 @@ def plain_steps(case, args):
     """Seconds of the same steps, one session at a time and with a matrix of all logits."""
     _, loaders, network, optimizer = prepared(case, args)
     plain = importlib.import_module(PLAIN[CASES[case][0]])
-    columns = network.ITEM_SEQ, network.ITEM_SEQ_LEN, network.ITEM_ID
 
     def loss_of(batch):
-        return plain.loss(network, *(batch[column] for column in columns))
+        return plain.loss(network, *network.loss_inputs(batch))
 
     batches = itertools.islice(loaders[0], args.plain_steps)
     return {"seconds": time_steps(stepper(network, optimizer, loss_of), batches, warm_up=1)}

@@ -126,6 +126,12 @@ class PackedLayout:
             first, token = end, tokens.stop
 
 
+class FineLayout(PackedLayout):
+    """A layout whose blocks start at one token: for sessions, half of which have one or two."""
+
+    SHORTEST_WIDTH = 1
+
+
 def pad_block(tokens: torch.Tensor, block: Block) -> torch.Tensor:
     """Spread packed tokens ``[N, ...]`` of one block into ``[sequences, width, ...]``, zeros at padding."""
     sequences, width = block.shape

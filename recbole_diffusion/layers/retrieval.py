@@ -56,6 +56,22 @@ class SessionScorer(nn.Module):
         return torch.cat(numbers, 1).gather(1, chosen)
 
 
+class DirectionScorer(SessionScorer):
+    """sim(s, s') = cos(s, s'), with nothing to learn."""
+
+    def index(self, bank: torch.Tensor) -> torch.Tensor:
+        """What is kept of the bank for :meth:`scores`: [S, d] -> [S, d]."""
+        return F.normalize(bank, dim=-1)
+
+    def project(self, queries: torch.Tensor) -> torch.Tensor:
+        """What :meth:`scores` wants of queries: [B, d] -> [B, d]."""
+        return self.index(queries)
+
+    def scores(self, projected: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Similarity of every pair. projected: [B, d]; index: of S sessions -> [B, S]."""
+        return projected @ index.t()
+
+
 class TwoTowerScorer(SessionScorer):
     """sim(s, s') = g(s) . g(s') with one tower g for both (released code).
 

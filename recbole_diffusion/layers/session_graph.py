@@ -147,3 +147,19 @@ def run_to_item(runs: Nodes, single: Nodes, layout: PackedLayout) -> Edges:
 def _not_at_end(runs: Nodes, layout: PackedLayout) -> torch.Tensor:
     """Tokens at which runs start that are not the last of their session: [n]."""
     return (layout.position + runs.items.shape[1] < layout.length).nonzero().squeeze(1)
+
+
+def since_met(nodes: Nodes, layout: PackedLayout) -> torch.Tensor:
+    """How many items have followed each item since it was met last, 0 for the last item of a session: [M]."""
+    since = layout.length - 1 - layout.position
+    return torch.full_like(nodes.row, torch.iinfo(torch.long).max).scatter_reduce(0, nodes.at, since, "amin")
+
+
+def rank_by_number(nodes: Nodes) -> torch.Tensor:
+    """Rank of each item among those of its session by its number, counted from 0: [M]."""
+    order = (nodes.row * (int(nodes.items.max()) + 1) + nodes.items[:, 0]).argsort()
+    size = torch.bincount(nodes.row)
+    first = size.cumsum(0) - size
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first[nodes.row[order]]
+    return rank

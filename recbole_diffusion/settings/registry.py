@@ -29,6 +29,7 @@ MODELS = {
     "MSGIFSR": "recbole_diffusion.model.msgifsr",
     "MGS": "recbole_diffusion.model.mgs",
     "MMSBR": "recbole_diffusion.model.mmsbr",
+    "MSGAT": "recbole_diffusion.model.msgat",
     "SKNN": "recbole_diffusion.model.sknn",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
