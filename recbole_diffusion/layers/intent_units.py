@@ -16,6 +16,30 @@ from recbole_diffusion.layers.sessions import softmax_within
 from recbole_diffusion.layers.transformer import Dropout
 
 
+class LastState(nn.Module):
+    """The last state of a GRU, whose numbers ``torch.nn.GRU`` has too; runs are short, and this needs no kernel of its own.
+
+    Args:
+        hidden_size (int): d.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.input, self.state = (nn.Linear(hidden_size, 3 * hidden_size) for _ in range(2))  # reset, update, new
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[M, k, d] -> [M, d]."""
+        state = x.new_zeros(len(x), x.shape[2])
+        for given in self.input(x).unbind(1):
+            (reset, update, new), (reset_state, update_state, new_state) = (
+                given.chunk(3, 1),
+                self.state(state).chunk(3, 1),
+            )
+            new = (new + (reset + reset_state).sigmoid() * new_state).tanh()
+            state = new + (update + update_state).sigmoid() * (state - new)
+        return state
+
+
 class RunEncoder(nn.Module):
     """A run of items as half of what they are together, in whatever order, and half of what they are in their order.
 
@@ -29,7 +53,7 @@ class RunEncoder(nn.Module):
         super().__init__()
         self.reducer = reducer
         self.joined = nn.Linear(length * hidden_size, hidden_size) if reducer == "concat" else None
-        self.order = nn.GRU(hidden_size, hidden_size, batch_first=True)
+        self.order = LastState(hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[M, k, d] -> [M, d]."""
@@ -37,7 +61,7 @@ class RunEncoder(nn.Module):
             together = self.joined(x.flatten(1))
         else:
             together = x.amax(1) if self.reducer == "max" else x.mean(1)
-        return (together + self.order(x)[1][0]) / 2
+        return (together + self.order(x)) / 2
 
 
 class Relation(nn.Module):

@@ -50,9 +50,9 @@ def vector_of(model, run):
     encoder = model.run_encoders[len(run) - 2]
     together = {"mean": lambda: x.mean(0), "max": lambda: x.amax(0), "concat": lambda: encoder.joined(x.flatten())}
     state = x.new_zeros(1, len(x[0]))
-    gru = encoder.order
+    given, kept = encoder.order.input, encoder.order.state
     for item in x:
-        state = torch.gru_cell(item[None], state, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
+        state = torch.gru_cell(item[None], state, given.weight, kept.weight, given.bias, kept.bias)
     return normalised(together[model.config["reducer"]]() / 2 + state[0] / 2)
 
 

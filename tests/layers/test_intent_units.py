@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_diffusion.layers.intent_units import Relation, RunEncoder, UnitGraph, UnitReadout, mean_of_session
+from recbole_diffusion.layers.intent_units import (
+    LastState,
+    Relation,
+    RunEncoder,
+    UnitGraph,
+    UnitReadout,
+    mean_of_session,
+)
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.session_graph import Edges, runs_of_items
 from recbole_diffusion.layers.sessions import log_softmax_within, softmax_within
@@ -56,12 +63,21 @@ def test_attention_prefers_as_its_equation_says():
         torch.testing.assert_close(found[0, head], logits.softmax(0) @ x + g[0] + layer.bias[head])
 
 
+def test_the_last_state_is_that_of_a_gru():
+    layer, gru, x = drawn(LastState(D)), nn.GRU(D, D, batch_first=True).double(), vectors(6).unflatten(0, (2, 3))
+    parts = (layer.input.weight, layer.state.weight, layer.input.bias, layer.state.bias)
+    with torch.no_grad():
+        for own, known in zip(gru.parameters(), parts):
+            own.copy_(known)
+    torch.testing.assert_close(layer(x), gru(x)[1][0])
+
+
 @pytest.mark.parametrize("reducer", ["mean", "max", "concat"])
 def test_a_run_is_half_a_set_and_half_a_sequence(reducer):
     encoder, x = drawn(RunEncoder(D, 3, reducer)), vectors(6).unflatten(0, (2, 3))
     together = {"mean": x.mean(1), "max": x.amax(1)}.get(reducer)
     together = encoder.joined(x.flatten(1)) if together is None else together
-    torch.testing.assert_close(encoder(x), (together + encoder.order(x)[0][:, -1]) / 2)
+    torch.testing.assert_close(encoder(x), (together + encoder.order(x)) / 2)
     swapped = encoder(x.flip(1)) - encoder(x)
     assert swapped.abs().amin() > 0
 

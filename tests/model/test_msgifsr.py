@@ -15,9 +15,9 @@ SMALL = {"hidden_size": 16, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0
 RELEASED = {"relation_residual": "if_present", "short_sessions": "min_id", "expander_input": "raw"}
 SWITCHES = [
     {},
-    {"n_granularities": 1},
+    {"n_granularities": 1, "graph_heads": 1},
     {"n_granularities": 3, "reducer": "max"},
-    {"n_granularities": 4, "reducer": "concat", "graph_heads": 1},
+    {"n_granularities": 4, "reducer": "concat", "graph_heads": 3},
     {"fusion": False, "expander_input": "raw"},
     {"repeat_split": False},
     {"n_granularities": 1, "repeat_split": False, "fusion": False},
@@ -106,8 +106,9 @@ def golden(n_granularities):
             fill(relation.target, s, number + 2)
             fill(relation.bias, 0.1, number + 3)
     for k, encoder in enumerate(model.run_encoders, 2):
-        for j, name in enumerate(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")):
-            fill(getattr(encoder.order, name), s, j + k)
+        given, kept = encoder.order.input, encoder.order.state
+        for j, parameter in enumerate((given.weight, kept.weight, given.bias, kept.bias)):
+            fill(parameter, s, j + k)
     for k, readout in enumerate(model.readouts):
         fill(readout.node.weight, s, 20 + k)
         fill(readout.node.bias, 0.1, 21 + k)
