@@ -144,13 +144,15 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     @torch.no_grad()
     def _initialize(self, features):
-        """Weights from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, but for layer norms, and features of files."""
+        """Tables from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, but for features of files; layers by Glorot."""
         bound = self.config["hidden_size"] ** -0.5
-        norms = {p for module in self.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-        others = {getattr(self, "price_weight", None), *(() if self.repetition is None else self.repetition.parameters())}
-        for parameter in self.parameters():
-            if parameter not in norms | others:
-                nn.init.uniform_(parameter, -bound, bound)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.uniform_(module.weight, -bound, bound)
         for embedding in (self.item_embedding, *self.features.values()):
             embedding.weight[0] = 0
         if self.config["feature_init"] == "file":
@@ -171,7 +173,7 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         if keeps and self._kept is not None:
             return self._kept
         looks = (self.features[kind].weight for kind in self.modalities)
-        items = self.items(self.item_embedding.weight, *looks)
+        items = self.items(self.item_embedding.weight, *looks).to(self.item_embedding.weight.dtype)  # half precision ends
         if self.price_factor != "none":
             side = {"minus": as_key, "plus": as_column}[self.price_factor]
             items = torch.cat([items, side(self.prices.items(self.price_level, self.category))], 1)
@@ -234,7 +236,8 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
                 loss = F.cross_entropy(scores if met is None else met.to(scores), target - 1)
         else:
             loss = linear_cross_entropy(user, table[1:], target - 1, met)[0]
-        contrasts = self._contrasts()
+        with torch.autocast(user.device.type, enabled=False):
+            contrasts = self._contrasts()
         if not contrasts:
             return {"recommendation": loss}
         return {"recommendation": loss, "contrast": self.config["con_weight"] * sum(contrasts)}
