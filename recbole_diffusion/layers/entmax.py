@@ -32,7 +32,7 @@ class _Entmax(torch.autograd.Function):
             slope = above.pow(rest).masked_fill_(above == 0, 0)
             mass = above.mul_(slope).sum(-1, keepdim=True).clamp_(min=least)
             tau = tau + (1 - mass.pow(-slack)) * mass / slope.sum(-1, keepdim=True).clamp_(min=least)
-            if mass.max() < 1 + NEAR:
+            if (mass < 1 + NEAR).all():
                 break
         p = torch.sub(x, tau, out=above).clamp_(min=0).pow_(power)
         p.div_(p.sum(-1, keepdim=True).clamp_(min=least))

@@ -56,7 +56,7 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         hidden = config["hidden_size"]
         width = 2 * hidden  # of an item with its position
         self.item_embedding = nn.Embedding(self.n_items, hidden)
-        self.position_embedding = nn.Embedding(self.max_seq_length + 1, hidden)  # 0 is padding's
+        self.position_embedding = nn.Embedding(self.max_seq_length + 2, hidden)  # padding's, and one for a target
         self.norm = nn.LayerNorm(width)
         self.graph = GatedGraph(width, config["gnn_steps"])
         self.attention = SparseSelfAttention(width, config["n_heads"], config["attn_dropout_prob"])
@@ -128,7 +128,7 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         last = h[torch.arange(len(h), device=h.device), real.sum(1) - 1]
         seen, seen_as_real = h, real
         if nothing is not None:  # padding up to the longest session there may be is seen like items
-            rest = nothing.expand(len(h), self.max_seq_length - h.shape[1], -1)
+            rest = nothing.expand(len(h), max(0, self.max_seq_length - h.shape[1]), -1)
             seen = torch.cat([torch.where(real.unsqueeze(-1), h, nothing), rest], 1)
             seen_as_real = torch.ones_like(seen[..., 0], dtype=torch.bool)
         x, target = self.attention(seen, seen_as_real)

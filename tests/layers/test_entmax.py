@@ -65,6 +65,13 @@ def test_what_is_masked_changes_nothing_and_gets_no_gradient():
     assert z.grad[0, 0] < 0 < z.grad[0, 2] and not z.grad[0, [1, 3]].any() and not z.grad[1:].any()
 
 
+def test_no_rows_at_all():
+    z = torch.zeros(0, 4, requires_grad=True)
+    found = entmax(z, torch.ones(0, 1) + 0.5)
+    found.sum().backward()
+    assert found.shape == z.grad.shape == (0, 4)
+
+
 def test_alphas_lie_between_softmax_and_sparsemax():
     found = sparseness(torch.tensor([-100.0, 0.0, 100.0]))
     torch.testing.assert_close(found, torch.tensor([1 + LEAST_SLACK, 1.5, 2.0]))

@@ -17,9 +17,9 @@ from recbole_diffusion.training.checkpoint import load_checkpoint
 SMALL = {"hidden_size": 12, "n_heads": 3, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "neighbor_dropout": 0.0}
 BANK = [
     {},
-    {"position": "id_rank", "n_heads": 1, "gnn_steps": 2, "bank_sessions": "input"},
+    {"position": "id_rank", "n_heads": 1, "gnn_steps": 2, "bank_sessions": "full"},
     {"attention_mask": False, "gnn_steps": 0, "n_candidates": 3, "neighbor_temperature": 0.7},
-    {"inter_attention": False, "k_neighbors": 7, "bank_sessions": "full"},
+    {"inter_attention": False, "k_neighbors": 7},
     {"k_neighbors": 0, "n_candidates": 1},
 ]
 RELEASED = {"neighbor_pool": "batch", "position": "id_rank", "attention_mask": False, "inter_attention": False}
@@ -154,7 +154,7 @@ def test_only_attention_without_a_mask_depends_on_the_longest_session_there_may_
         short, long = (msgat(folder, attention_mask=mask, MAX_ITEM_LIST_LENGTH=n)[0].eval() for n in (9, 30))
         state = long.state_dict()
         state.update({name: value for name, value in short.state_dict().items() if "position" not in name})
-        state["position_embedding.weight"][:10] = short.position_embedding.weight.detach()
+        state["position_embedding.weight"][:11] = short.position_embedding.weight.detach()
         long.load_state_dict(state)
         assert torch.allclose(scores(short, items, lengths), scores(long, items, lengths), atol=1e-4) == mask
 
@@ -251,7 +251,7 @@ def test_a_run_is_resumed_bit_by_bit_and_recommends_from_its_checkpoint(folder):
         (["--gnn_steps=-1"], "gnn_steps must lie in [0, inf), got -1"),
         (["--neighbor_pool=test"], "neighbor_pool must be one of bank, batch, got 'test'"),
         (["--position=place"], "position must be one of time, id_rank, got 'place'"),
-        (["--bank_sessions=whole"], "bank_sessions must be one of full, input, got 'whole'"),
+        (["--bank_sessions=whole"], "bank_sessions must be one of input, full, got 'whole'"),
         (["--neighbor_temperature=0"], "neighbor_temperature must lie in (0, inf), got 0"),
         (["--neighbor_dropout=1"], "neighbor_dropout must lie in [0, 1), got 1"),
         (["--scale=0"], "scale must lie in (0, inf), got 0"),
@@ -265,6 +265,14 @@ def test_bad_input_ends_with_one_line(words, expected, folder, capsys):
     assert main(["--model=MSGAT", "--dataset=cycle", f"--data_path={folder}", "--epochs=1", *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert expected in error[-1] and "Traceback" not in "\n".join(error)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_whole_sessions_of_the_bank_are_longer_by_their_target(mask, folder):
+    model, (train, *_) = msgat(folder, MAX_ITEM_LIST_LENGTH=2, bank_sessions="full", attention_mask=mask)
+    assert int(model.bank.lengths.max()) == 3
+    batch = next(iter(train))
+    torch.testing.assert_close(model.loss_parts(*inputs(model, batch))["recommendation"], plain.loss(model, *inputs(model, batch)))
 
 
 def test_more_candidates_than_sessions_and_a_batch_of_one_are_no_errors(folder):
