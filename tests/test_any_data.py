@@ -63,12 +63,13 @@ def fitting(chosen):
     if chosen.get("official_compat"):
         compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
-    sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates", "price_factor", "neighbor_pool", "bank_sessions"}
+    sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates", "price_factor", "neighbor_pool", "short_sessions"}
     of_sessions = sessions & set(chosen)
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or of_sessions:
         chosen["train_view"] = "prefix"
-    if "neighbor_pool" in chosen:
-        chosen["neighbor_pool"] = "bank"  # with the other one scores depend on the batch
+    for key, independent in {"neighbor_pool": "bank", "relation_residual": "always"}.items():
+        if key in chosen:  # with another value scores depend on the batch
+            chosen[key] = independent
     if chosen.get("official_codes"):
         chosen["svq"] = "ema"
     if chosen.get("schedule") == "linear":  # whose variances are large with few steps
