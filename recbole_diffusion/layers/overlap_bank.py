@@ -13,8 +13,7 @@ from recbole_diffusion.layers.overlap import SessionSets, nearest_of_each
 from recbole_diffusion.layers.packed import FineLayout, PackedLayout
 from recbole_diffusion.layers.session_bank import SessionBank
 
-SEQUENCES_AT_A_TIME = 2048
-NEIGHBOURHOODS_AT_A_TIME = 512
+SEQUENCES_AT_A_TIME = NEIGHBOURHOODS_AT_A_TIME = 512  # so that what is computed stays in the cache
 
 # Packed items [N] and where they belong -> sessions [n, d] and their targets [n, D].
 Reader = Callable[[torch.Tensor, PackedLayout], tuple[torch.Tensor, torch.Tensor]]
@@ -66,6 +65,8 @@ class OverlapBank(nn.Module):
         self.sets = SessionSets.of_rows(whole.items, n_items)
         self.shown = SessionSets.of_rows(shown.items, n_items)
         sequences, kind = shown.items.unique(dim=0, return_inverse=True)  # equal ones are read once
+        order = (sequences > 0).sum(1).argsort(stable=True)  # and those of one length together
+        sequences, kind = sequences[order], order.argsort()[kind]
         overlaps = nearest_of_each(self.sets, self.shown, n_candidates)
         for name, tensor in (
             ("row_of_user", whole.row_of_user),
