@@ -228,7 +228,7 @@ def saying_how_to_go_on(trainer: Any) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        epochs = trainer.saved_epochs
+        epochs = trainer.saved_epochs()
         if not epochs:
             raise KeyboardInterrupt("no epoch was saved yet") from None
         raise KeyboardInterrupt(

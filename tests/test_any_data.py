@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from item_files import write_sides
 from models import CONTRACTS
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
@@ -62,11 +63,13 @@ def fitting(chosen):
     if chosen.get("official_compat"):
         compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
-    of_sessions = {"corruption_steps", "n_companions", "n_levels", "n_candidates"} & set(chosen)
+    sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates", "price_factor", "neighbor_pool", "short_sessions"}
+    of_sessions = sessions & set(chosen)
     if chosen.get("ce_positions") == "last" or "sampling_steps" in chosen or of_sessions:
         chosen["train_view"] = "prefix"
-    if "neighbor_pool" in chosen:
-        chosen["neighbor_pool"] = "bank"  # with the other one scores depend on the batch
+    for key, independent in {"neighbor_pool": "bank", "relation_residual": "always"}.items():
+        if key in chosen:  # with another value scores depend on the batch
+            chosen[key] = independent
     if chosen.get("official_codes"):
         chosen["svq"] = "ema"
     if chosen.get("schedule") == "linear":  # whose variances are large with few steps
@@ -84,8 +87,11 @@ def fitting(chosen):
 
 
 def write_modality(folder, chosen):
-    """Vectors of all items that may occur, or of all but the last where the model can do without."""
-    write_features(folder, n_items=9 if chosen["missing_features"] == "error" else 8, width=chosen["hidden_size"])
+    """Vectors of all items that may occur, or of all but the last where the model can do without; their prices."""
+    n_items, width = 9 if chosen["missing_features"] == "error" else 8, chosen["hidden_size"]
+    write_features(folder, n_items=n_items, width=width)
+    if "price_factor" in chosen:
+        write_sides(folder, n_items=n_items, width=width)
 
 
 def examine(model, data, chosen):
@@ -100,7 +106,7 @@ def examine(model, data, chosen):
         dataset = create_dataset(config)
         loaders = build_loaders(config, dataset)
         network = build_model(config, loaders[0])
-        assert getattr(network, "fusion", None) == chosen.get("fusion")  # no modality is left out for want of features
+        assert model != "DiffSBR" or network.fusion == chosen["fusion"]  # no modality is left out for want of features
         Path(config["checkpoint_dir"]).mkdir(exist_ok=True)
         trainer = trainer_class(config)(config, network)
         loss = trainer._train_epoch(loaders[0], 0)

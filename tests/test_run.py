@@ -234,6 +234,19 @@ def test_interrupt_of_the_test_says_how_to_go_on(folder, capsys, monkeypatch):
     assert "the same command with --resume goes on after" in capsys.readouterr().err
 
 
+def test_interrupt_right_after_the_first_file_knows_it(folder, capsys, monkeypatch):
+    write = DiffusionTrainer._write
+
+    def interrupted(self, state, path, verbose):
+        write(self, state, path, verbose)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DiffusionTrainer, "_write", interrupted)
+    words = ["--model=SimDiffRec", "--dataset=cycle", *(f"--{key}={value}" for key, value in settings(folder).items())]
+    assert main(words) == 130
+    assert "the same command with --resume goes on after 1 epochs, saved in " in capsys.readouterr().err
+
+
 def test_a_full_disk_of_tensorboard_or_log_does_not_end_the_training(folder, caplog, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

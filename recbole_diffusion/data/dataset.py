@@ -14,18 +14,23 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
 from recbole_diffusion.data.atomic_reader import AtomicReader
+from recbole_diffusion.data.attributes import ItemAttributes
 from recbole_diffusion.data.columns import check_kinds
 from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, TrainingExamples, numbered_in_groups
-from recbole_diffusion.data.features import features_file, load_item_features
 from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
+from recbole_diffusion.data.item_sides import ItemSides
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
+from recbole_diffusion.data.splits import ArraySplits, rows_of
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.settings.leaks import leaking_setting
 from recbole_diffusion.settings.properties import property_names
 
 
-class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplits, SequentialDataset):
+class SequenceDataset(
+    AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ItemSides, ReadyMadeSplits, ArraySplits, SequentialDataset
+):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
     ``inter_feat`` holds one row per example with scalar columns only, so RecBole's sorting and splitting work on it
@@ -167,7 +172,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         start = np.maximum(user_start[target], target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
-        examples = self.inter_feat[target]
+        examples = rows_of(self.inter_feat, target)
         examples.update(self._index_columns(start, target - start, user_start[target], target))
         self.inter_feat = examples
 
@@ -223,7 +228,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
             datasets[0] = train.copy(train.longest_examples())
         if self.config["augmented"]:
             datasets = augmented_parts(datasets)
-        if self.config["graph_source"] == "all" or self.config["official_negatives"]:
+        if leaking_setting(self.config.final_config_dict):
             datasets[0].evaluation_parts = [part for part in datasets[1:] if len(part)]
         sizes = [len(part) for part in datasets]
         self.logger.info("split: {} training examples, {} of validation, {} of test".format(*sizes))
@@ -234,7 +239,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         if by != self.time_field:
             return super().sort(by, ascending)
         order = np.argsort(self.times[self.inter_feat[TARGET].numpy()], kind="stable")
-        self.inter_feat = self.inter_feat[order if ascending else order[::-1].copy()]
+        self.inter_feat = rows_of(self.inter_feat, order if ascending else order[::-1])
 
     def time_based_split(self, ratios, group_by):
         """RecBole's split at a moment of all users, which is found and compared in float64."""
@@ -252,7 +257,7 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         user, target = self.inter_feat[self.uid_field].numpy(), self.inter_feat[TARGET].numpy()
         order = np.lexsort((target - self.inter_feat[USER_START].numpy(), user))
         is_last = np.append(user[order][1:] != user[order][:-1], True)
-        return self.inter_feat[order[is_last]]
+        return rows_of(self.inter_feat, order[is_last])
 
     def prefix_examples(self):
         """Every prefix of ready-made examples, the whole ones included: ``Interaction``."""
@@ -321,31 +326,6 @@ class SequenceDataset(AtomicReader, ExactFilters, FoldedSessions, ReadyMadeSplit
         before = inner.nonzero().squeeze(1)
         pairs, counts = (items[before] * self.item_num + items[before + 1]).unique(return_counts=True)
         return pairs // self.item_num, pairs % self.item_num, counts
-
-    def item_features(self, choice, missing, width):
-        """Vectors of the items from a feature file, see :func:`recbole_diffusion.data.features.load_item_features`.
-
-        Args:
-            choice (str): the file, or ``auto`` for ``<dataset>.features.npz`` beside the atomic files, if there is one.
-            missing (str): ``error``, ``mean`` or ``zero`` for items that the file lacks.
-            width (int): d.
-
-        Returns:
-            torch.FloatTensor | None: [V, d], or None when ``auto`` finds no file.
-
-        Raises:
-            UsageError: when the file cannot be used.
-        """
-        path = features_file(Path(self.config["data_path"]).parent, self.dataset_name) if choice == "auto" else choice
-        if choice == "auto" and not path.is_file():
-            return None
-        return load_item_features(path, self.field2id_token[self.iid_field], missing, width)[0]
-
-    def _grouped_index(self, group_by_list):
-        """Rows of each group, in order (RecBole's loop over a dict takes seconds on a million rows)."""
-        keys = np.asarray(group_by_list)
-        order = np.argsort(keys, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
 
     def __getitem__(self, index, join=True):
         examples = self.inter_feat[index]

@@ -1,6 +1,6 @@
 """Item features from outside the interactions: one vector per item, kept in a file and joined by item token.
 
-The file is a NumPy archive (``.npz``) without pickle, with the arrays ``tokens`` (text, [n]), ``vectors`` (float32,
+There may be several kinds of them: of the text, of the images, and of what one says about the other. The file is a NumPy archive (``.npz``) without pickle, with the arrays ``tokens`` (text, [n]), ``vectors`` (float32,
 [n, d]) and ``meta`` (a JSON text that says what made it). ``recbole-diffusion features`` writes such files.
 """
 
@@ -18,11 +18,26 @@ from recbole_diffusion.files import written_whole
 
 SUFFIX = ".features.npz"
 MISSING_POLICIES = ("error", "mean", "zero")
+# Kind of features -> setting that names their file, what stands before SUFFIX in its usual name, words that make it.
+KINDS = {
+    "text": ("item_features", "", ""),
+    "images": ("image_features", ".images", " --of=images"),
+    "pseudo_text": ("pseudo_text_features", ".pseudo_text", " --of=labels"),
+    "pseudo_images": ("pseudo_image_features", ".pseudo_images", None),
+}
 
 
-def features_file(data_path, dataset):
-    """Default place of a data set's features (pathlib.Path); the file need not exist."""
-    return Path(data_path) / dataset / f"{dataset}{SUFFIX}"
+def features_file(data_path, dataset, kind="text"):
+    """Default place of a data set's features of a kind (pathlib.Path); the file need not exist."""
+    return Path(data_path) / dataset / f"{dataset}{KINDS[kind][1]}{SUFFIX}"
+
+
+def how_to_make(dataset, kind="text"):
+    """What makes the features of a data set: a text that follows on "make them with"."""
+    words = KINDS[kind][2]
+    if words is None:
+        return "save_item_features, from a network that draws what a text says (docs/features.md)"
+    return f"'recbole-diffusion features --dataset={dataset}{words}'"
 
 
 def save_item_features(path, tokens, vectors, meta):
@@ -107,27 +122,41 @@ def features_of(dataset, config, needed_for=None):
     Raises:
         UsageError: when that setting finds no file, and see :func:`load_item_features`.
     """
-    choice, name = config["item_features"], config["dataset"]
-    if choice == "none":
+    if config["item_features"] == "none":
         return None
-    features = dataset.item_features(choice, config["missing_features"], config["hidden_size"])
+    features, name = features_of_kind(dataset, config, "text", config["hidden_size"]), config["dataset"]
     if features is None and needed_for:
         raise UsageError(
-            f"{needed_for} needs item features, which dataset '{name}' lacks: make them with "
-            f"'recbole-diffusion features --dataset={name}'"
+            f"{needed_for} needs item features, which dataset '{name}' lacks: make them with {how_to_make(name)}"
         )
     if features is None:
         logging.getLogger().warning(f"no item features: {config['model']} runs on IDs alone, without a modality")
     return features
 
 
+def features_of_kind(dataset, config, kind, width=None):
+    """Vectors of one kind of the items: [V, width], or None where there is no file, or ``none`` is chosen.
+
+    Args:
+        dataset (SequenceDataset): whose items.
+        config (DiffusionConfig): ``missing_features``, and the setting of the kind in place of ``item_features``.
+        kind (str): a key of :data:`KINDS`.
+        width (int, optional): number of columns that the vectors must have.
+
+    Raises:
+        UsageError: see :func:`load_item_features`.
+    """
+    choice = config[KINDS[kind][0]]
+    return None if choice == "none" else dataset.item_features(choice, config["missing_features"], width, kind)
+
+
 def _read(path):
     """Checked tokens [n] and vectors [n, d] of a file."""
     if not path.is_file():
         name = path.name[: -len(SUFFIX)] if path.name.endswith(SUFFIX) else "NAME"
-        raise UsageError(
-            f"feature file '{path}' does not exist: build it with 'recbole-diffusion features --dataset={name}'"
-        )
+        kind = next((kind for kind, (_, infix, _) in KINDS.items() if infix and name.endswith(infix)), "text")
+        made = how_to_make(name.removesuffix(KINDS[kind][1]), kind)
+        raise UsageError(f"feature file '{path}' does not exist: build it with {made}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             tokens, vectors = archive["tokens"], archive["vectors"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import recbole
 
 import recbole_diffusion
+from recbole_diffusion.data.features import KINDS, features_file
 from recbole_diffusion.data.pseudo_items import augmented_file
 from recbole_diffusion.settings.free import PLACES
 
@@ -74,8 +75,9 @@ def data_files(config):
     parts = [f"{part}.inter" for part in config["benchmark_filename"] or []] or ["inter"]
     others = [*(config["load_col"] or {}), *(config["additional_feat_suffix"] or [])]
     candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
-    if config["item_features"] == "auto":
-        candidates.append(folder / f"{name}.features.npz")
+    candidates += [features_file(folder.parent, name, kind) for kind, (key, *_) in KINDS.items() if config[key] == "auto"]
+    if config["attribute"] or config["factors"] or config["price_column"] not in (None, "none"):
+        candidates.append(folder / f"{name}.item")
     if config["augmented"]:
         candidates.append(augmented_file(config))
     words = [value for key, value in config.plain().items() if isinstance(value, str) and value and key not in PLACES]

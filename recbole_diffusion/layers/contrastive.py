@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
+from recbole_diffusion.layers.chunks import rows_at_a_time
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 
 
@@ -135,3 +138,27 @@ def alignment_loss(ids: torch.Tensor, looks: torch.Tensor, temperature: float, n
     if 0 < n_rows < len(rows):
         rows = torch.randperm(len(rows), device=anchors.device)[:n_rows]
     return linear_cross_entropy(anchors[rows] / temperature, F.normalize(looks[1:], dim=-1), rows)[0]
+
+
+def hardest_contrast(ids: torch.Tensor, looks: torch.Tensor, n_hardest: int) -> torch.Tensor:
+    """The same as MMSBR's released code has it: inner products, summed over all items, with decimal logarithms.
+
+    ``sum_i log10 sum_j exp(ids_i . looks_j) - log10 exp(ids_i . looks_i)``, where j are the largest products of each item.
+
+    Args:
+        ids, looks (torch.Tensor): [V, d] each; row 0 is padding and left out.
+        n_hardest (int): how many j.
+
+    Returns:
+        torch.Tensor: [] sum, computed for some items at a time and once more in the backward pass.
+    """
+
+    def of_some(rows: torch.Tensor, own: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        logits = rows @ columns.t()
+        return (logits.topk(min(n_hardest, len(columns)), 1).values.logsumexp(1) - (rows * own).sum(1)).sum()
+
+    rows, columns = _precise(ids[1:]), _precise(looks[1:])
+    with torch.autocast(rows.device.type, enabled=False):
+        pieces = zip(*(table.split(rows_at_a_time(columns)) for table in (rows, columns)))
+        parts = [checkpoint(of_some, *piece, columns, use_reentrant=False) for piece in pieces]
+    return torch.stack(parts).sum() / math.log(10)

@@ -21,8 +21,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         added_rows: Any,  # tensors of Additions, or None
         added_columns: Any,
         added: Any,
-        shares: torch.Tensor | None,
+        shares: Any,  # [N], or None
         n_best: int,
+        log_weights: Any,  # [N / K, K], or None
     ) -> tuple[torch.Tensor, ...]:
         n_rows = len(hidden)
         need_hidden, need_weight = ctx.needs_input_grad[:2]
@@ -31,6 +32,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         picked, logsumexp, maximum = (hidden.new_empty(n_rows) for _ in range(3))
         best = target.new_empty(n_rows, n_best)
         chunk = rows_at_a_time(weight)
+        log_mixed: Any = None
+        if log_weights is not None:
+            n_mixed = log_weights.shape[1]
+            chunk = max(chunk // n_mixed, 1) * n_mixed  # the rows of a mixture belong together
+            log_mixed, shares = hidden.new_empty(len(log_weights)), hidden.new_empty(n_rows)
         buffer = hidden.new_empty(min(chunk, n_rows), len(weight))
         grad_added, bounds = None, []
         if added is not None:
@@ -51,6 +57,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             probability = logits.sub_(maximum[rows, None]).exp_()
             total = probability.sum(1)
             logsumexp[rows] = maximum[rows] + total.log()
+            if log_weights is not None:
+                some_mixtures = slice(start // n_mixed, rows.stop // n_mixed)
+                weighted = log_weights[some_mixtures] + (picked[rows] - logsumexp[rows]).unflatten(0, (-1, n_mixed))
+                log_mixed[some_mixtures] = weighted.logsumexp(1)
+                shares[rows] = weighted.softmax(1).flatten()
             if any(ctx.needs_input_grad):
                 if shares is None:
                     probability.div_(total[:, None] * n_rows)
@@ -65,15 +76,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight.addmm_(probability.t(), x)
 
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_added)
+        grad_log_weights = None if log_weights is None else -shares.view_as(log_weights)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_added, grad_log_weights)
         ctx.mark_non_differentiable(logsumexp, maximum, best)
+        if log_mixed is not None:
+            return -log_mixed.sum(), logsumexp, maximum, best
         losses = logsumexp - picked
         return losses.mean() if shares is None else (losses * shares).sum(), logsumexp, maximum, best
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_added = (g if g is None else g * grad_loss for g in ctx.saved_tensors)
-        return grad_hidden, grad_weight, None, None, None, grad_added, None, None
+        scaled = (g if g is None else g * grad_loss for g in ctx.saved_tensors)
+        grad_hidden, grad_weight, grad_added, grad_log_weights = scaled
+        return grad_hidden, grad_weight, None, None, None, grad_added, None, None, grad_log_weights
 
 
 def _bounds(rows: torch.Tensor, starts: range) -> list[int]:
@@ -102,7 +117,7 @@ def linear_cross_entropy(
         weight = weight.detach()  # its gradient is computed in the forward pass and would be thrown away
     with torch.autocast(weight.device.type, enabled=False):  # probabilities over N * V cells underflow in half precision
         added = (None, None, None) if additions is None else additions
-        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target, *added, None, 0)[:3]
+        return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, target, *added, None, 0, None)[:3]
 
 
 def weighted_cross_entropy(
@@ -124,8 +139,40 @@ def weighted_cross_entropy(
         weight = weight.detach()
     with torch.autocast(weight.device.type, enabled=False):
         hidden, shares = hidden.to(weight.dtype), shares.to(weight.dtype)
-        loss, _, _, best = _LinearCrossEntropy.apply(hidden, weight, target, None, None, None, shares, n_best)
+        loss, _, _, best = _LinearCrossEntropy.apply(hidden, weight, target, None, None, None, shares, n_best, None)
     return loss, best
+
+
+def mixture_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    log_weights: torch.Tensor,
+    additions: Additions | None = None,
+) -> torch.Tensor:
+    """Sum of ``-log sum_k w_k softmax(hidden_k @ weight.T)[target]``: the loss of a mixture of softmaxes.
+
+    A row's gradient depends on the logsumexps of its whole mixture, which stand together in one piece of the pass, so
+    that it costs no second product either.
+
+    Args:
+        hidden (torch.Tensor): [N, K, d], N may be 0.
+        weight (torch.Tensor): [V, d].
+        target (torch.LongTensor): [N] in 0..V-1.
+        log_weights (torch.Tensor): [N, K] logarithms of w, which need not add up to one; they get a gradient.
+        additions (Additions, optional): numbers that are added to some of the logits of row ``n * K + k``; minus infinity
+            leaves a column out.
+
+    Returns:
+        torch.Tensor: [] sum over the N rows.
+    """
+    if not torch.is_grad_enabled():
+        weight = weight.detach()
+    with torch.autocast(weight.device.type, enabled=False):
+        hidden, log_weights = hidden.to(weight.dtype), log_weights.to(weight.dtype)
+        added = (None, None, None) if additions is None else additions
+        rows, repeated = hidden.flatten(0, 1), target.repeat_interleave(hidden.shape[1])
+        return _LinearCrossEntropy.apply(rows, weight, repeated, *added, None, 0, log_weights)[0]
 
 
 def sampled_softmax(

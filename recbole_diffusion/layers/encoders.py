@@ -6,17 +6,18 @@ from typing import Any
 
 from recbole_diffusion.layers.hstu import HSTU
 from recbole_diffusion.layers.ligr import LiGR
+from recbole_diffusion.layers.macaron import Macaron
 from recbole_diffusion.layers.transformer import PackedTransformer
 
 
-def named_encoder(name: str, settings: Any, n_layers: int, longest: int) -> PackedTransformer | LiGR | HSTU:
+def named_encoder(name: str, settings: Any, n_layers: int, longest: int) -> PackedTransformer | LiGR | HSTU | Macaron:
     """An encoder of packed tokens.
 
     Args:
-        name (str): ``sasrec``, ``ligr`` or ``hstu``.
+        name (str): ``sasrec``, ``ligr``, ``hstu`` or ``macaron``.
         settings (mapping): ``n_heads``, ``hidden_size``, ``inner_size``, ``hidden_dropout_prob``,
             ``attn_dropout_prob``, ``hidden_act`` and ``layer_norm_eps``. HSTU has no inner layer,
-            and only sasrec a choice of activation.
+            and only sasrec and macaron have a choice of activation.
         n_layers (int): number of blocks.
         longest (int): length of the longest history.
     """
@@ -27,4 +28,6 @@ def named_encoder(name: str, settings: Any, n_layers: int, longest: int) -> Pack
         return HSTU(n_layers, heads, hidden, longest, *dropouts, eps)
     if name == "ligr":
         return LiGR(n_layers, heads, hidden, inner, *dropouts, eps)
+    if name == "macaron":
+        return Macaron(n_layers, heads, hidden, inner, *dropouts, settings["hidden_act"], eps)
     return PackedTransformer(n_layers, heads, hidden, inner, *dropouts, settings["hidden_act"], eps)

@@ -10,7 +10,7 @@ from recbole_diffusion.layers.transformer import Dropout
 
 
 class SessionAttention(nn.Module):
-    """A session as the sum of its items, weighted by how they go with the last one (DiffSBR Eq. 4-5).
+    """A session as the sum of its items, weighted by how they go with the last one (DiffSBR Eq. 4-5) or with another vector.
 
     ``a_i = q . sigmoid(W_1 x_last + W_2 x_i + c)``, ``s = sum_i a_i x_i``.
 
@@ -26,9 +26,9 @@ class SessionAttention(nn.Module):
         self.item = nn.Linear(hidden_size, hidden_size, bias=False)
         self.weight = nn.Linear(hidden_size, 1 if gate == "scalar" else hidden_size, bias=bias)
 
-    def forward(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """x: [N, d] items of packed sessions -> [B, d]."""
-        last = self.last(x[layout.last])[layout.row]
+    def forward(self, x: torch.Tensor, layout: PackedLayout, about: torch.Tensor | None = None) -> torch.Tensor:
+        """x: [N, d] items of packed sessions -> [B, d]; about: [B, d] in place of the last items."""
+        last = self.last(x[layout.last] if about is None else about)[layout.row]
         weight = self.weight((last + self.item(x)).sigmoid())
         return x.new_zeros(len(layout.last), x.shape[1]).index_add(0, layout.row, weight * x)
 
@@ -74,12 +74,23 @@ def softmax_within(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> 
     Returns:
         torch.Tensor: [N, h], float32 at least; each column sums to 1 in each group that has rows.
     """
+    exponent = _less_the_largest(logits, group, n_groups).exp()
+    return exponent / exponent.new_zeros(n_groups, logits.shape[1]).index_add(0, group, exponent)[group]
+
+
+def log_softmax_within(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Logarithm of :func:`softmax_within`, of any size: [N, h]."""
+    logits = _less_the_largest(logits, group, n_groups)
+    total = logits.new_zeros(n_groups, logits.shape[1]).index_add(0, group, logits.exp())
+    return logits - total.log()[group]
+
+
+def _less_the_largest(logits: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Logits [N, h] in float32 at least, less the largest one of their group."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    index = group[:, None].expand_as(logits)
     most = logits.new_full((n_groups, logits.shape[1]), float("-inf"))
-    most = most.scatter_reduce(0, index, logits.detach(), "amax")
-    exponent = (logits - most[group]).exp()
-    return exponent / torch.zeros_like(most).index_add(0, group, exponent)[group]
+    most = most.scatter_reduce(0, group[:, None].expand_as(logits), logits.detach(), "amax")
+    return logits - most[group]
 
 
 def mean_within(x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:

@@ -40,6 +40,22 @@ class Dropout(nn.Dropout):
         return x * keep.to(x.dtype).div_(1 - dropped / self.LEVELS)
 
 
+class DropoutSwitch:
+    """All dropout of a network, off and on again.
+
+    Args:
+        network (nn.Module): whose modules of the class :class:`Dropout` are meant, as they are now.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._rates = {module: module.p for module in network.modules() if isinstance(module, Dropout)}
+
+    def turn(self, on: bool) -> None:
+        """Give every module its rate, or none."""
+        for module, rate in self._rates.items():
+            module.p = rate if on else 0.0
+
+
 def hidden_cells(block: Block, causal: bool) -> torch.Tensor:
     """What a query may not see, broadcast over [sequences, views, heads, query, key].
 

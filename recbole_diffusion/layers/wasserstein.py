@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
+from recbole_diffusion.layers.sessions import softmax_within
 from recbole_diffusion.layers.transformer import Dropout, FeedForward
 
 
@@ -48,6 +49,16 @@ def as_key(point: torch.Tensor) -> torch.Tensor:
 def squared_distance(point: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Squared 2-Wasserstein distance of pairs: [..., 2d], [..., 2d] -> [...]."""
     return (point - other).square().sum(-1)
+
+
+def as_row(point: torch.Tensor) -> torch.Tensor:
+    """[..., 2d] -> [..., 2d + 2], whose inner product with a column is their squared distance itself."""
+    return torch.cat([-2 * point, point.square().sum(-1, keepdim=True), torch.ones_like(point[..., :1])], -1)
+
+
+def as_column(point: torch.Tensor) -> torch.Tensor:
+    """[..., 2d] -> [..., 2d + 2], see :func:`as_row`."""
+    return torch.cat([point, torch.ones_like(point[..., :1]), point.square().sum(-1, keepdim=True)], -1)
 
 
 class WassersteinAttention(nn.Module):
@@ -89,6 +100,30 @@ class WassersteinAttention(nn.Module):
                 mixed = torch.cat(blocks)
             return [part.flatten(-2) for part in mixed.split(self.head_size, -1)]
 
+    def at_last(self, mean: torch.Tensor, variances: torch.Tensor, layout: PackedLayout) -> list[torch.Tensor]:
+        """The same for the last token of every row only, which sees its whole sequence; time and memory O(N).
+
+        Args:
+            mean, variances (torch.Tensor): [N, hidden] packed.
+            layout (PackedLayout): where the tokens belong.
+
+        Returns:
+            list: mixed means, unless they are left out, and mixed variances, [B, hidden] each.
+        """
+        with torch.autocast(mean.device.type, enabled=False):
+            n_rows = len(layout.last)
+            query, key, values = self._parts(self._heads(mean, variances))
+            logits = (query[layout.last][layout.row] * key).sum(-1) / math.sqrt(self.head_size)  # [N, heads]
+            weights = self.attn_dropout(softmax_within(logits, layout.row, n_rows)).unsqueeze(-1)
+            *means, spreads = values.split(self.head_size, -1)
+            mixed = [*(weights * part for part in means), weights.square() * spreads]
+            return [part.new_zeros(n_rows, *part.shape[1:]).index_add(0, layout.row, part).flatten(1) for part in mixed]
+
+    def _parts(self, heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of what :meth:`_heads` returns."""
+        side = 2 * self.head_size + 1
+        return heads.split([side, side, heads.shape[-1] - 2 * side], -1)
+
     def _heads(self, mean: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:
         """Query, key and values of every token and head side by side: [..., hidden] -> [..., heads, width]."""
         dtype = self.mean_qkv.weight.dtype
@@ -99,8 +134,7 @@ class WassersteinAttention(nn.Module):
 
     def _mix(self, heads: torch.Tensor) -> torch.Tensor:
         """[sequences, width, heads, ...] -> [sequences, width, heads, values]."""
-        side = 2 * self.head_size + 1
-        query, key, values = heads.transpose(1, 2).split([side, side, heads.shape[-1] - 2 * side], -1)
+        query, key, values = self._parts(heads.transpose(1, 2))
         scores = (query / math.sqrt(self.head_size)) @ key.transpose(-2, -1)
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         weights = self.attn_dropout(scores.masked_fill(later, float("-inf")).softmax(-1))

@@ -133,6 +133,11 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     def begin_epoch(self, epoch):
         """What a model does before an epoch of training, numbered from 0; a resumed training begins with the one it left."""
 
+    def changes_scores(self, epoch):
+        """Whether an epoch changes what the model recommends; if not, there is no validation after it, and it does not count
+        for early stopping."""
+        return True
+
     def training_steps(self):
         """Steps of the optimizer for every batch, where one with the sum of all parts for all parameters is not enough.
 
@@ -141,6 +146,17 @@ class DiffusionSequentialRecommender(SequentialRecommender):
             parameters that learn from it; all others stand still. With None there is one step, of :meth:`loss_parts`.
         """
         return None
+
+    def critics(self):
+        """Parts of the loss that alone move some parameters, and nothing else.
+
+        Their gradients are clipped apart from all others. No other part may move these parameters, and such a part no others
+        (:func:`recbole_diffusion.layers.frozen.frozen`), so that one backward pass trains both sides.
+
+        Returns:
+            dict[str, tuple[str, float]]: name of a part -> how the names of its parameters begin, their learning rate.
+        """
+        return {}
 
     def calculate_loss(self, interaction, loss_parts=None):
         """The parts of the loss as RecBole expects them: a tuple that its trainer sums.

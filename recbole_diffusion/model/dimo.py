@@ -22,7 +22,7 @@ from recbole_diffusion.layers.graph import GraphPropagation, SessionGraphs
 from recbole_diffusion.layers.kept import KeepsWhatWeightsGive
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.sessions import LastItemAttention, mean_within
-from recbole_diffusion.layers.transformer import Dropout
+from recbole_diffusion.layers.transformer import DropoutSwitch
 from recbole_diffusion.model.base import DiffusionSequentialRecommender, require_prefixes
 
 N_NEGATIVES = 10  # of every anchor, as in the released code
@@ -103,7 +103,7 @@ class DIMO(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             if config["proxy_weight"]:
                 self.proxies = Proxies(config["hidden_size"])
         self._initialize(features)
-        self._rates = {module: module.p for module in self.modules() if isinstance(module, Dropout)}
+        self._dropout = DropoutSwitch(self)
 
     @staticmethod
     def check_config(config):
@@ -131,9 +131,7 @@ class DIMO(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
             self.feature_embedding.weight[0] = 0
 
     def begin_epoch(self, epoch):
-        drops = self.config["dropout_epochs"] == "all" or epoch == 0
-        for module, rate in self._rates.items():
-            module.p = rate if drops else 0.0
+        self._dropout.turn(self.config["dropout_epochs"] == "all" or epoch == 0)
 
     # Items and sessions: the numbers of the IDs, and beside them those of the text, if there is one
 

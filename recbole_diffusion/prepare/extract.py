@@ -8,20 +8,21 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
+from recbole_diffusion.data.item_sides import read_item_table, require_column
 from recbole_diffusion.devices import usable_device
-from recbole_diffusion.errors import UsageError, did_you_mean, one_line
+from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.prepare.arguments import DEFAULT_TEXT_MODEL
-from recbole_diffusion.prepare.image_labels import ImageLabeler, find_images, label_images
+from recbole_diffusion.prepare.image_labels import IMAGE_WIDTH, ImageLabeler, encode_images, find_images, label_images
 from recbole_diffusion.prepare.result_cache import Cache
 from recbole_diffusion.prepare.text_vectors import TextEncoder, encode_texts
 from recbole_diffusion.settings.properties import settings_of_data
 
 DEFAULT_COLUMNS = ("title", "brand")
+MADE_OF = {"text": "text", "images": "images", "labels": "pseudo_text"}  # word of the command -> kind of features
 
 
 def read_item_texts(path, item_field, columns=None):
@@ -39,18 +40,10 @@ def read_item_texts(path, item_field, columns=None):
     Raises:
         UsageError: when the file is missing or broken or lacks a column.
     """
-    if not path.is_file():
-        raise UsageError(f"'{path}' does not exist: features need an item file with an '{item_field}:token' column")
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
-    frame.columns = [cell.partition(":")[0] for cell in frame.columns]
+    frame = read_item_table(path, item_field)
     used = [name for name in DEFAULT_COLUMNS if name in frame] if columns is None else list(columns)
-    for name in (item_field, *used):
-        if name not in frame:
-            raise UsageError(f"'{path}' has no column '{name}'{did_you_mean(name, frame)}, it has {', '.join(frame)}")
-    frame = frame.drop_duplicates(item_field)
+    for name in used:
+        require_column(path, frame, name)
     rows = zip(*(frame[name] for name in used)) if used else [()] * len(frame)
     texts = [" ".join(" ".join(row).split()) for row in rows]
     return dict(zip(frame[item_field], texts)), used
@@ -90,6 +83,7 @@ def build_features(
     output=None,
     cache=None,
     show_progress=True,
+    of="text",
 ):
     """Write the feature file of a data set; what an earlier run left in the cache is not computed again.
 
@@ -104,12 +98,15 @@ def build_features(
         max_length (int): tokens of a text that are read.
         batch_size (int): texts or images per step.
         device (str, optional): by default cuda where there is one, else cpu.
-        output (str or Path, optional): file to write, by default ``<data_path>/<dataset>/<dataset>.features.npz``.
+        output (str or Path, optional): file to write, by default ``<data_path>/<dataset>/<dataset>.features.npz`` or what
+            is usual for another kind, see :data:`recbole_diffusion.data.features.KINDS`.
         cache (str or Path, optional): SQLite file, by default ``<output>.cache``.
         show_progress (bool): show bars.
+        of (str): what the vectors are of: ``text`` of the columns and of the labels that images get; ``labels`` for these
+            labels alone; ``images`` for what GoogLeNet knows of an image before it names it.
 
     Returns:
-        dict: ``file``; counts of ``items``, of them ``without_text`` (left out), with ``images``; ``extra_images``;
+        dict: ``file``; counts of ``items``, of them ``without_text`` or image (left out), with ``images``; ``extra_images``;
         ``unreadable_images`` as {path: reason}; ``dims`` and the ``explained_variance`` of the PCA.
 
     Raises:
@@ -122,26 +119,26 @@ def build_features(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = usable_device(device, f"--device={device}")
     folder = Path(data_path) / dataset
-    output = Path(output) if output else features_file(data_path, dataset)
+    output = Path(output) if output else features_file(data_path, dataset, _kind(of))
     item_field = settings_of_data(dataset, data_path).get("ITEM_ID_FIELD", "item_id")
-    texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns)
+    texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns if of == "text" else [])
     images, extra = find_images(folder / "images", texts)
-    if not columns and not images:
-        raise UsageError(
-            f"'{folder}' has neither a column {' or '.join(DEFAULT_COLUMNS)} in {dataset}.item nor images/: name other "
-            f"columns with --columns="
-        )
-    encoder = TextEncoder(text_model, device, max_length)
-    if dims > encoder.width:
-        raise UsageError(f"--dims={dims} is more than the {encoder.width} values of --text_model '{text_model}'")
+    _require_something(of, folder, columns, images)
+    encoder = TextEncoder(text_model, device, max_length) if of != "images" else None
+    width, made_with = (encoder.width, f"--text_model '{text_model}'") if encoder else (IMAGE_WIDTH, "an image")
+    if dims > width:
+        raise UsageError(f"--dims={dims} is more than the {width} values of {made_with}")
     labeler = ImageLabeler(image_weights, device) if images else None
     store = Cache(Path(cache) if cache else output.with_name(output.name + ".cache"))
     try:
-        labels, unreadable = label_images(images, labeler, store, batch_size, show_progress) if images else ({}, {})
-        joined = {item: f"{text} {labels.get(item, '')}".strip() for item, text in texts.items()}
-        described = {item: text for item, text in joined.items() if text}
-        _check_dims(dims, len(described), output)
-        vectors = encode_texts(list(described.values()), encoder, store, batch_size, max_length, show_progress)
+        read = encode_images if of == "images" else label_images
+        seen, unreadable = read(images, labeler, store, batch_size, show_progress) if images else ({}, {})
+        described = seen if of == "images" else _joined(texts, seen)
+        _check_dims(dims, len(described), output, "an image" if of == "images" else "a text")
+        if of == "images":
+            vectors = np.stack(list(described.values()))
+        else:
+            vectors = encode_texts(list(described.values()), encoder, store, batch_size, max_length, show_progress)
     except sqlite3.Error as error:
         raise UsageError(f"cache '{store.path}' cannot be used ({error}): delete it or name another --cache") from None
     finally:
@@ -151,7 +148,7 @@ def build_features(
         "file": str(output),
         "items": len(texts),
         "without_text": len(texts) - len(described),
-        "images": len(labels),
+        "images": len(seen),
         "extra_images": extra,
         "unreadable_images": {str(path): reason for path, reason in unreadable.items()},
         "dims": vectors.shape[1],
@@ -160,8 +157,9 @@ def build_features(
     made_by = {
         "made_by": f"recbole_diffusion {recbole_diffusion.__version__}",
         "dataset": dataset,
+        "of": of,
         "columns": columns,
-        "text_model": {"name": Path(text_model).name, "identity": encoder.identity, "max_length": max_length},
+        "text_model": encoder and {"name": Path(text_model).name, "identity": encoder.identity, "max_length": max_length},
         "image_weights": labeler.identity if labeler else None,
         **{key: report[key] for key in ("items", "without_text", "images", "dims", "explained_variance")},
     }
@@ -169,10 +167,34 @@ def build_features(
     return report
 
 
-def _check_dims(dims, items, output):
+def _kind(of):
+    """Kind of features that the command makes; raises UsageError for an unknown word."""
+    if of not in MADE_OF:
+        raise UsageError(f"--of must be one of {', '.join(MADE_OF)}, got '{of}'{did_you_mean(of, MADE_OF)}")
+    return MADE_OF[of]
+
+
+def _require_something(of, folder, columns, images):
+    """Raise UsageError when there is nothing to read."""
+    if of != "text" and not images:
+        raise UsageError(f"'{folder / 'images'}' holds no image of an item, such as ITEM.jpg: --of={of} reads images")
+    if not columns and not images:
+        raise UsageError(
+            f"'{folder}' has neither a column {' or '.join(DEFAULT_COLUMNS)} in {folder.name}.item nor images/: name other "
+            f"columns with --columns="
+        )
+
+
+def _joined(texts, labels):
+    """{item: text and labels} of the items that have either."""
+    joined = {item: f"{text} {labels.get(item, '')}".strip() for item, text in texts.items()}
+    return {item: text for item, text in joined.items() if text}
+
+
+def _check_dims(dims, items, output, what):
     if items < 2 or dims >= items:
         raise UsageError(
-            f"'{output}' cannot be made: {items} item(s) have a text, --dims={dims} needs more than {max(dims, 1)}"
+            f"'{output}' cannot be made: {items} item(s) have {what}, --dims={dims} needs more than {max(dims, 1)}"
         )
 
 
@@ -184,7 +206,7 @@ def main(args):
     columns = [name.strip() for name in args.columns.split(",") if name.strip()] if args.columns is not None else None
     report = build_features(
         args.dataset, args.data_path, columns, args.text_model, args.image_weights, args.dims, args.max_length,
-        args.batch_size, args.device, args.output, args.cache,
+        args.batch_size, args.device, args.output, args.cache, of=args.of,
     )  # fmt: skip
     unreadable = report.pop("unreadable_images")
     for path, reason in unreadable.items():

@@ -1,9 +1,10 @@
-"""What GoogLeNet sees in the images of items, as texts. torchvision and pillow are imported when they are needed."""
+"""What GoogLeNet sees in the images of items, as texts or as vectors. torchvision and pillow are imported when they are needed."""
 
 import zlib
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from recbole_diffusion.prepare.result_cache import file_hash
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABELS_PER_IMAGE = 2
+IMAGE_WIDTH = 1024  # of what GoogLeNet pools before it names an image
 
 
 def find_images(folder, items):
@@ -92,6 +94,15 @@ class ImageLabeler:
             best = self._network(images.to(self._device)).topk(LABELS_PER_IMAGE).indices
         return [[self._labels[number] for number in row] for row in best.tolist()]
 
+    def encode(self, images):
+        """What the network knows of images before it names them, float32 [B, 1024]; images: [B, 3, 224, 224]."""
+        pooled = []
+        hook = self._network.avgpool.register_forward_hook(lambda *called: pooled.append(called[-1]))
+        with torch.inference_mode():
+            self._network(images.to(self._device))
+        hook.remove()
+        return pooled[0].flatten(1).float().cpu().numpy()
+
 
 def label_images(paths, labeler, cache, batch_size, show_progress=True):
     """Labels of image files, from the cache where it has them.
@@ -106,28 +117,52 @@ def label_images(paths, labeler, cache, batch_size, show_progress=True):
     Returns:
         tuple: {item: labels as one text}, and {path: reason} of the files that are no readable images.
     """
-    labels, unreadable, batch = {}, {}, []
+
+    def compute(images):
+        return [" ".join(labels).encode() for labels in labeler.label(images)]
+
+    found, unreadable = _of_images(paths, labeler, str(LABELS_PER_IMAGE), compute, cache, batch_size, show_progress)
+    return {item: labels.decode() for item, labels in found.items()}, unreadable
+
+
+def encode_images(paths, labeler, cache, batch_size, show_progress=True):
+    """Vectors of image files; the arguments are those of :func:`label_images`.
+
+    Returns:
+        tuple: {item: float32 [1024]}, and {path: reason} of the files that are no readable images.
+    """
+
+    def compute(images):
+        return [vector.tobytes() for vector in labeler.encode(images)]
+
+    found, unreadable = _of_images(paths, labeler, "vector", compute, cache, batch_size, show_progress)
+    return {item: np.frombuffer(vector, dtype=np.float32) for item, vector in found.items()}, unreadable
+
+
+def _of_images(paths, labeler, what, compute, cache, batch_size, show_progress):
+    """What ``compute`` makes of batches of images, as bytes by item; ``what`` names it in the cache."""
+    found, unreadable, batch = {}, {}, []
     bar = tqdm(paths.items(), desc="images", unit="image", disable=not show_progress)
     for item, path in bar:
         try:
-            key = cache.key("image", str(LABELS_PER_IMAGE), labeler.identity, path.read_bytes())
+            key = cache.key("image", what, labeler.identity, path.read_bytes())
             known = cache.get(key)
             if known is None:
                 batch.append((item, key, labeler.load(path)))
             else:
-                labels[item] = known.decode()
+                found[item] = known
         except (OSError, ValueError) as error:
             unreadable[path] = str(error)
         if len(batch) == batch_size:
-            labels.update(_label_batch(batch, labeler, cache))
+            found.update(_compute_batch(batch, compute, cache))
             batch = []
     if batch:
-        labels.update(_label_batch(batch, labeler, cache))
-    return labels, unreadable
+        found.update(_compute_batch(batch, compute, cache))
+    return found, unreadable
 
 
-def _label_batch(batch, labeler, cache):
+def _compute_batch(batch, compute, cache):
     items, keys, images = zip(*batch)
-    texts = [" ".join(labels) for labels in labeler.label(torch.stack(images))]
-    cache.put({key: text.encode() for key, text in zip(keys, texts)})
-    return dict(zip(items, texts))
+    results = compute(torch.stack(images))
+    cache.put(dict(zip(keys, results)))
+    return dict(zip(items, results))

@@ -48,7 +48,7 @@ def metadata_record(line):
 
 
 def read_amazon_texts(path, wanted, show_progress=True, with_images=False):
-    """Title, brand and categories of the wanted items of an Amazon metadata file.
+    """Title, brand, categories and, where any item has one, the price of the wanted items of an Amazon metadata file.
 
     Args:
         path (Path): JSON lines or Python literals, plain or .gz.
@@ -63,7 +63,7 @@ def read_amazon_texts(path, wanted, show_progress=True, with_images=False):
         UsageError: for a file or a line that cannot be read.
     """
     columns = {**_AMAZON_COLUMNS, **(_AMAZON_IMAGES if with_images else {})}
-    texts = {}
+    texts, prices = {}, {}
     for number, line in read_lines(path, show_progress=show_progress):
         try:
             record = metadata_record(line)
@@ -71,7 +71,16 @@ def read_amazon_texts(path, wanted, show_progress=True, with_images=False):
             raise bad_line(path, number, str(error)) from None
         if record["asin"] in wanted:
             texts[record["asin"]] = tuple(read(record) for read in columns.values())
-    return "\t".join(columns), texts
+            prices[record["asin"]] = _price(record.get("price"))
+    if not any(prices.values()):
+        return "\t".join(columns), texts
+    return "\t".join([*columns, "price:float"]), {item: (*found, prices[item]) for item, found in texts.items()}
+
+
+def _price(value):
+    """A price as a number in text: 9.99 (2014), "$1,009.99" (2018); empty where it is none, as a range of prices."""
+    found = re.fullmatch(r"\$?\s*(\d[\d,]*(?:\.\d+)?)", clean_text(value))
+    return found[1].replace(",", "") if found else ""
 
 
 def _image_link(record):

@@ -14,6 +14,7 @@ def add_recommend(parser):
     parser.add_argument("--exclude-seen", "--exclude_seen", action="store_true", help="leave out items of the history")
     parser.add_argument("--unknown", default="drop", help="items that the model does not know: drop or error")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=256, help="histories at once (default: 256)")
+    parser.add_argument("--explain", action="store_true", help="with --user: what each factor of MFGAN says of every item")
     parser.add_argument("--sampling-steps", "--sampling_steps", type=int, help="reverse steps, for models that sample")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
     add_trust_argument(parser)

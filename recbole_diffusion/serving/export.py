@@ -1,14 +1,14 @@
 """Trained models as ONNX files: histories of item numbers in, scores of all items out.
 
 The packed layers make tensors whose shapes depend on the data, which does not export, so models are exported in the forms of
-``padded`` and ``padded_restoring``, which have the same weights.
+``padded``, ``padded_restoring`` and ``padded_mgs``, which have the same weights.
 
 Models whose user vector is a function of the history are exported as they recommend, DreamRec and PreferDiff with the
 mean of what they generate, which is how they recommend by default. DiffuRec, DiffuRecSys and DiQDiff start from noise,
 which an exported graph cannot look up by history; exported is one step of theirs without noise: x = 0 at t = 0, lambda at
 its mean and the best code, a single forward pass of the approximator. The twin of DiQDiff has no noise and is whole. Of ADRec
 all steps are exported, from zeros and without noise, which is how it recommends with ``sampling_noise: False`` or as its
-twin.
+twin; ACVAE as it recommends with ``eval_draws: 0``.
 """
 
 import io
@@ -21,13 +21,17 @@ from recbole_diffusion import __version__
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import same_file, written_whole
 from recbole_diffusion.serving.padded import (
+    PaddedACVAE,
     PaddedAlready,
     PaddedAttenMixer,
     PaddedDIMO,
     PaddedDreamRec,
     PaddedEncoder,
+    PaddedMMSBR,
     PaddedSTOSA,
+    PaddedVSAN,
 )
+from recbole_diffusion.serving.padded_mgs import PaddedMGS
 from recbole_diffusion.serving.padded_restoring import PaddedADRec, PaddedDiffuRec, PaddedDiQDiff
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.versions import below
@@ -41,12 +45,17 @@ EXPORTABLE = {
     "CL4SRec": PaddedEncoder,
     "DuoRec": PaddedEncoder,
     "MCLRec": PaddedEncoder,
+    "MFGAN": PaddedEncoder,
     "DiffuRec": PaddedDiffuRec,
     "DiffuRecSys": PaddedDiffuRec,
     "DiQDiff": PaddedDiQDiff,
     "STOSA": PaddedSTOSA,
+    "VSAN": PaddedVSAN,
+    "ACVAE": PaddedACVAE,
     "AttenMixer": PaddedAttenMixer,
     "DIMO": PaddedDIMO,
+    "MGS": PaddedMGS,
+    "MMSBR": PaddedMMSBR,
     "ECLSR": PaddedEncoder,
     "DreamRec": PaddedDreamRec,
     "PreferDiff": PaddedDreamRec,

@@ -11,6 +11,7 @@ from torch import nn
 from recbole_diffusion.layers.cosine import unit
 from recbole_diffusion.layers.hstu import HSTU
 from recbole_diffusion.layers.ligr import LiGR
+from recbole_diffusion.layers.macaron import Macaron
 from recbole_diffusion.layers.transformer import PackedTransformer
 from recbole_diffusion.layers.wasserstein import as_query
 
@@ -50,7 +51,7 @@ class PaddedScorer(nn.Module):
         Returns:
             torch.Tensor: [B, V]; minus infinity for padding, item number 0.
         """
-        scores = self.encode(item_seq, item_seq_len) @ self.items().t()
+        scores = self.scores(self.encode(item_seq, item_seq_len))
         if getattr(self.model, "repetition", None) is not None:
             scores = scores + self.met(item_seq, item_seq_len, scores)
         return torch.cat([torch.full_like(scores[:, :1], float("-inf")), scores[:, 1:]], 1)
@@ -58,6 +59,10 @@ class PaddedScorer(nn.Module):
     def items(self):
         """Vectors of all items: [V, d]."""
         return self.model.item_embedding.weight
+
+    def scores(self, users):
+        """[B, d] from ``encode`` -> [B, V]."""
+        return users @ self.items().t()
 
     def met(self, item_seq, item_seq_len, scores):
         """What ``repetition: learned`` adds to the items of the histories: [B, V]."""
@@ -78,14 +83,37 @@ class PaddedEncoder(PaddedScorer):
 
     def encode(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, hidden]."""
-        encoder, place = self.model.recommender, torch.arange(self.width)
+        return self.at(self.states(self.model.recommender, item_seq, item_seq_len), item_seq_len - 1)
+
+    def states(self, encoder, item_seq, item_seq_len):
+        """States of a PositionedTransformer at every item: [B, L, hidden]."""
+        place = torch.arange(self.width)
         position = place[None]
         if encoder.align_end:
             position = (place + self.width - item_seq_len[:, None]).clamp(max=self.width - 1)
         x = encoder.LayerNorm(self.model.item_embedding(item_seq) + encoder.position_embedding(position))
+        return self.through(encoder.transformer, x)
+
+    def through(self, stack, x):
+        """Blocks of an encoder, causal: [B, L, hidden] -> [B, L, hidden]."""
+        place = torch.arange(self.width)
         distance = place[:, None] - place  # at least 0 where a key is seen: padding stands behind the items
-        x = PADDED[type(encoder.transformer)](encoder.transformer, x, distance)
-        return self.at(x, item_seq_len - 1)
+        return PADDED[type(stack)](stack, x, distance)
+
+
+class PaddedVSAN(PaddedEncoder):
+    """VSAN with the means of its latent vectors, or what stands for them."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden]."""
+        model = self.model
+        state = self.states(model.recommender, item_seq, item_seq_len)
+        log_variance = None
+        if model.log_variance is not None:
+            of_spread = self.states(model.spread_network, item_seq, item_seq_len) if model.spread_network else state
+            log_variance = model.log_variance(of_spread)
+        latent = model.latent(model.mean(state), log_variance)
+        return self.at(self.through(model.generation, latent), item_seq_len - 1)
 
 
 class PaddedDreamRec(PaddedEncoder):
@@ -132,7 +160,17 @@ def through_hstu(stack, x, distance):
     return stack.norm(x)
 
 
-PADDED = {PackedTransformer: through_sasrec, LiGR: through_ligr, HSTU: through_hstu}
+def through_macaron(stack, x, distance):
+    """The same of Macaron."""
+    for block in stack.blocks:
+        x = block.before(x)
+        normed = block.norm(x)
+        seen = attend(block.attention, block.query(normed), *block.key_value(x).chunk(2, -1), distance >= 0)
+        x = block.after(normed + seen)
+    return stack.norm(x)
+
+
+PADDED = {PackedTransformer: through_sasrec, LiGR: through_ligr, HSTU: through_hstu, Macaron: through_macaron}
 
 
 class PaddedSTOSA(PaddedScorer):
@@ -145,6 +183,29 @@ class PaddedSTOSA(PaddedScorer):
 
     def items(self):
         """[V, 2 * hidden + 1]."""
+        return self.model.item_vectors()
+
+
+class PaddedACVAE(PaddedScorer):
+    """ACVAE without noise: its GRU over padded rows, and the latest states."""
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> [B, hidden + 1]."""
+        posterior = self.model.posterior
+        states, size = posterior.gru(self.model.item_embedding(item_seq.t()))[0].transpose(0, 1), posterior.kernel_size
+        place = item_seq_len[:, None] - torch.arange(size, 0, -1)
+        late = states.gather(1, place.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        a = F.softplus(posterior.first(self._noised(late)))
+        seen = self._noised(a) * (place >= 0).unsqueeze(-1)
+        d = F.softplus(posterior.second(F.softplus(posterior.convolution(seen.flatten(1)))))
+        return self.model.users(posterior.out(late[:, -1] + d))
+
+    def _noised(self, u):
+        layer = self.model.posterior.noisy_layer
+        return u if layer is None else layer(u, torch.zeros_like(u))
+
+    def items(self):
+        """[V, hidden + 1]."""
         return self.model.item_vectors()
 
 
@@ -192,6 +253,36 @@ class PaddedDIMO(PaddedScorer):
     def items(self):
         """[V, hidden] or, with a text, [V, 2 * hidden]."""
         return self.table
+
+
+class PaddedMMSBR(PaddedScorer):
+    """MMSBR, whose items are made of their modalities already in the file."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        with torch.no_grad():
+            self.register_buffer("table", model.item_vectors())
+
+    def encode(self, item_seq, item_seq_len):
+        """[B, L], [B] -> as wide as the items."""
+        model, x = self.model, self.table[item_seq, : self.model.config["hidden_size"]]
+        real = (torch.arange(self.width) < item_seq_len[:, None]).unsqueeze(-1)
+        mean = (x * real).sum(1) / item_seq_len[:, None]
+        layer = model.interest
+        weight = layer.weight((layer.last(mean)[:, None] + layer.item(x)).sigmoid())
+        interest = (weight * x * real).sum(1)
+        if model.price_factor == "none":
+            return interest
+        level = model.price_level[item_seq]
+        category = None if model.category is None else model.category[item_seq]
+        mixed = model.prices.attention(*model.prices.entering(level, category), None)
+        last = item_seq_len - 1
+        own = level.gather(1, last[:, None]).squeeze(1)
+        return model.with_price(interest, model.prices.leaving(own, [self.at(part, last) for part in mixed]))
+
+    def scores(self, users):
+        """[B, w] -> [B, V]."""
+        return self.model.logits(users, self.table)
 
 
 class PaddedAlready(PaddedScorer):

@@ -100,6 +100,8 @@ def main(args):
         raise UsageError("recommend needs either --input, a file of histories, or --user, a user of the data set")
     if bool(args.user) == bool(args.output):
         raise UsageError("--output is required with --input; what --user asks for is printed")
+    if args.explain and not args.user:
+        raise UsageError("--explain prints a line per factor: it needs --user")
     recommender = Recommender.load(args.checkpoint, args.device, args.trust_checkpoint, **sampling)
     if args.user:
         checkpoint = load_checkpoint(args.checkpoint, args.trust_checkpoint)
@@ -107,7 +109,11 @@ def main(args):
         rankings = recommender.recommend(histories, args.k, args.exclude_seen, args.unknown, args.batch_size)
         for user, history, ranking in zip(args.user, histories, rankings):
             print(f"{user}, after {len(history)} items, at last {', '.join(history[-3:])}:")
-            print("\n".join(f"  {token}  {score:.6g}" for token, score in ranking))
+            reasons = recommender.explain(history, ranking) if args.explain else [{}] * len(ranking)
+            for (token, score), factors in zip(ranking, reasons):
+                print(f"  {token}  {score:.6g}")
+                for name, probability in factors.items():
+                    print(f"      {name}: real with {probability:.3f}")
         return 0
     counts = recommend_file(
         recommender, args.input, args.output, args.k, args.exclude_seen, args.unknown, args.batch_size

@@ -87,9 +87,20 @@ class Catalogue:
     def training_examples(self, *_: Any, **__: Any) -> None:
         """None: training is over."""
 
-    def item_features(self, *_: Any) -> torch.Tensor | None:
+    def item_attributes(self, *_: Any) -> Any:
+        """Attributes that the model itself keeps, as :meth:`SequenceDataset.item_attributes` returns them."""
+        return self._kept("item_attributes")
+
+    def item_features(self, choice: str, missing: str, width: int | None, kind: str = "text") -> torch.Tensor | None:
         """Item vectors [V, d] of a trained model, None when it was trained without."""
-        return self._checkpoint["state_dict"].get("feature_embedding.weight")
+        weights = self._checkpoint["state_dict"]
+        names = [f"features.{kind}.weight", *(["feature_embedding.weight"] if kind == "text" else [])]
+        return next((weights[name] for name in names if name in weights), None)
+
+    def item_prices(self, *_: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Levels and categories [V] that the model itself keeps, as :meth:`SequenceDataset.item_prices` returns them."""
+        weights = self._checkpoint["state_dict"]
+        return weights.get("price_level"), weights.get("category")
 
     def __getattr__(self, name: str) -> Any:
         raise self._not_kept(name)
@@ -193,6 +204,31 @@ class Recommender:
             part = checked[first : first + batch_size]
             found.extend(self._recommend_batch(part, first, k, exclude_seen, unknown))
         return found
+
+    @torch.no_grad()
+    def explain(self, history: Sequence[str | int], ranking: Ranking) -> list[dict[str, float]]:
+        """How real each factor of the model takes recommended items for, which MFGAN's discriminators say.
+
+        Args:
+            history (Sequence[str]): as :meth:`recommend` got it.
+            ranking (Ranking): what it returned.
+
+        Returns:
+            list[dict[str, float]]: name of the factor -> probability, for every item of the ranking.
+
+        Raises:
+            UsageError: for a model without factors, and for a history without known items.
+        """
+        if not getattr(self.network, "factors", None):
+            raise UsageError(f"{self.config['model']} has no factors to explain by: MFGAN has, but for its twin")
+        known = [self._numbers[str(token)] for token in history if str(token) in self._numbers]
+        if not known:
+            raise UsageError("a history without known items is ranked by popularity, which no factor explains")
+        network, batch = self.network, self._batch([known])
+        items = torch.tensor([[self._numbers[token] for token, _ in ranking]], device=batch[network.ITEM_SEQ].device)
+        rewards = network.factor_rewards(batch[network.ITEM_SEQ], batch[network.ITEM_SEQ_LEN], items)
+        columns = {name: values[0].tolist() for name, values in rewards.items()}
+        return [{name: values[place] for name, values in columns.items()} for place in range(len(ranking))]
 
     def check_request(self, k: Any, unknown: str, batch_size: Any) -> None:
         """Raise UsageError for a value that :meth:`recommend` cannot use."""

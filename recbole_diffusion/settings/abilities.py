@@ -19,10 +19,15 @@ EXPORTABLE = (
     "STOSA",
     "AttenMixer",
     "DIMO",
+    "MGS",
+    "MMSBR",
     "DreamRec",
     "PreferDiff",
     "ADRec",
     "ECLSR",
+    "VSAN",
+    "ACVAE",
+    "MFGAN",
     "SASRec",
     "GRU4Rec",
 )
@@ -38,7 +43,9 @@ NEEDS = {
 }
 TAKES = {
     **dict.fromkeys(("DiffSBR", "DIMO"), "vectors of items"),
-    **dict.fromkeys(("DIN", "DIEN"), "columns of items"),
+    **dict.fromkeys(("MGS", "DIN", "DIEN"), "columns of items"),
+    "MFGAN": "vectors and columns of items",
+    "MMSBR": "vectors of items, prices",
 }
 # Models that read more than a history: the data set when they are built, or other columns when they score.
 READ_MORE = ("DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecCPR", "SASRecF")

@@ -133,6 +133,17 @@ class ModelContract:
         idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert [name for name in idle if not name.startswith(self.without_gradient or ("\0",))] == []
 
+    def test_no_part_of_the_loss_moves_the_other_side(self, network, batch):
+        """A critic's parameters follow its own part of the loss alone, and that part moves nothing else."""
+        critics = getattr(network, "critics", dict)()
+        losses = network.train().calculate_loss(batch)
+        named = dict(network.named_parameters())
+        for part, loss in zip(network.loss_names, losses) if critics else ():
+            gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+            moved = {name for name, g in zip(named, gradients) if g is not None and g.abs().sum() > 0}
+            sides = {next((p for p, (start, _) in critics.items() if name.startswith(start)), "") for name in moved}
+            assert sides == {part if part in critics else ""}, part
+
     def test_predict_is_a_column_of_full_sort_predict(self, network):
         batch = self.interaction(network, [[1, 2, 3], [4], [5, 6, 7, 8]])
         with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 from recbole_diffusion import processes
 from recbole_diffusion.data.pseudo_items import place_of
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.settings.leaks import leaking_setting
 from recbole_diffusion.training.checkpoint import load_checkpoint
 
 
@@ -54,10 +55,8 @@ def checkpoint_of_this_part(path, config, tokens, command, counts=None):
 
 def told_more(saved):
     """The setting of a checkpoint by which its model may know more than the training part, or None."""
-    for key, value in (("graph_source", "all"), ("official_negatives", True)):
-        if saved.get(key) == value:
-            return f"{key}: {value}"
-    return f"augmented: {saved['augmented']}" if saved.get("augmented") else None
+    augmented = f"augmented: {saved['augmented']}" if saved.get("augmented") else None
+    return leaking_setting(saved) or augmented
 
 
 def start_from_pretrained(model, config, tokens):

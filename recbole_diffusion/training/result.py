@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.settings.leaks import leaking_setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,9 +114,7 @@ def format_result(result: dict[str, Any]) -> str:
     if augmented and augmented["leaks"]:
         lines.append("These figures LEAK: the pseudo items were made from validation items (guide_from: train_valid).")
     elif result["leaks_test_labels"]:
-        settings = result["settings"]
-        why = "official_negatives" if settings.get("official_negatives") else "graph_source: all"
-        why = "neighbor_pool: batch" if settings.get("neighbor_pool") == "batch" else why
+        why = leaking_setting(result["settings"])
         lines.append(f"These figures LEAK: the model saw the test targets ({why}).")
     for what in ("checkpoint", "result_file"):
         if result.get(what):

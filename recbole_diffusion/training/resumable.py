@@ -48,7 +48,6 @@ class SafeCheckpointMixin:
         self.best_in_turn = self.best_valid_score  # of the validations that eval_step asks for; early stopping counts these
         self.scheduler, self.scaler = None, None
         self._resumed = None
-        self.saved_epochs = 0
         self.training_seconds = 0.0  # of all processes that had a part in this run, up to the last finished epoch
         self.history = {"epoch": [], "steps": [], "loss": {}, "valid_epoch": [], "valid": {}}
         self.fingerprint = settings_fingerprint(config.plain())
@@ -108,9 +107,12 @@ class SafeCheckpointMixin:
         """``last`` first: should the other file be lost, :meth:`resume_checkpoint` makes it from this one."""
         state = self.checkpoint(epoch)
         self._write(state, self.last_model_file, False)
-        self.saved_epochs = epoch + 1
         if is_best:
             self._write(to_use(state), self.saved_model_file, verbose)
+
+    def saved_epochs(self):
+        """How many epochs of this run a later one would find, as the file has them: an interruption may follow it at once."""
+        return load_checkpoint(self.last_model_file)["epoch"] + 1 if os.path.isfile(self.last_model_file) else 0
 
     def _write(self, state, path, verbose):
         processes.first_does(save_atomically, state, path)
@@ -169,7 +171,7 @@ class SafeCheckpointMixin:
                 getattr(self, part).load_state_dict(training[part])
         if training["model"]:
             self.model.load_training_state(on_device(training["model"], self.device))
-        self.start_epoch = self.saved_epochs = state["epoch"] + 1
+        self.start_epoch = state["epoch"] + 1
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         for name in ("stopped", "best_epoch", "best_valid_result", "train_loss_dict", "history"):
             setattr(self, name, training[name])

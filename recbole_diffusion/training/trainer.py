@@ -77,6 +77,8 @@ class EpochsMixin(SafeCheckpointMixin):
         had them from the start.
         """
         in_turn, is_last = (epoch + 1) % self.eval_step == 0, epoch + 1 == self.epochs
+        if not getattr(self.model, "changes_scores", lambda _: True)(epoch):
+            in_turn = False
         if in_turn:
             return self._validate_and_report(valid_data, epoch, True, verbose, show_progress)
         if not is_last:
@@ -175,6 +177,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
     """
 
     def __init__(self, config, model):
+        self._sides = sides_of(model)
         super().__init__(config, model)
         if config["lr_decay_step"]:
             self.scheduler = StepLR(self.optimizer, config["lr_decay_step"], config["lr_decay_gamma"])
@@ -183,6 +186,12 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         self.scaler = make_scaler(self.device, self.enable_amp and self.amp_type == torch.float16)
         if config["compile"]:
             compile_layers(self.model)
+
+    def _build_optimizer(self, **kwargs):
+        """RecBole's, with a group of parameters for every critic of the model."""
+        if len(self._sides) > 1:
+            kwargs.setdefault("params", [{"params": side, **rate} for side, rate in self._sides])
+        return super()._build_optimizer(**kwargs)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Train on every batch once.
@@ -264,7 +273,8 @@ class DiffusionTrainer(EpochsMixin, Trainer):
     def _update(self):
         if self.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            for side, _ in self._sides:
+                clip_grad_norm_(side, **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -278,6 +288,15 @@ def trainer_class(config):
     """The trainer of a model: the plugin's, or RecBole's special one with the plugin's checkpoints."""
     stock = Trainer if config.is_plugin_model else get_trainer(config["MODEL_TYPE"], config["model"])
     return DiffusionTrainer if stock is Trainer else type(stock.__name__, (EpochsMixin, stock), {})
+
+
+def sides_of(model):
+    """The parameters that learn together: pairs of a list of them and their optimizer's settings, critics last."""
+    critics, rest, sides = getattr(model, "critics", dict)(), dict(model.named_parameters()), []
+    for start, rate in critics.values():
+        own = [rest.pop(name) for name in list(rest) if name.startswith(start)]
+        sides.append((own, {"lr": rate}))
+    return [(list(rest.values()), {}), *sides]
 
 
 def share_of(name, weights):

@@ -56,6 +56,21 @@ def test_the_file_of_an_external_model_counts(data, tmp_path, monkeypatch):
     assert fingerprints.code_hash(config) != before
 
 
+def test_files_beside_the_data_that_a_model_looks_for_count(data):
+    folder = Path(data) / "cycle"
+    beside = ["cycle.features.npz", "cycle.images.features.npz", "cycle.pseudo_text.features.npz", "cycle.item"]
+    for name in (*beside, "cycle.other.npz"):
+        (folder / name).write_bytes(b"one")
+
+    def found(model, **settings):
+        config = DiffusionConfig(model, "cycle", config_dict={"data_path": str(data), **settings})
+        return {*fingerprints.data_files(config)} - {"cycle.inter"}
+
+    assert found("MMSBR") == set(beside)
+    assert found("MMSBR", price_column="none", image_features="none") == {beside[0], beside[2]}
+    assert found("DIMO") == {beside[0]} and found("AttenMixer") == set()
+
+
 def test_a_file_that_a_setting_names_counts(data):
     write = (Path(data) / "cycle" / "features.npy").write_bytes
     write(b"one")

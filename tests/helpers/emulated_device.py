@@ -7,6 +7,7 @@ their inputs are. What is only found by running real kernels (speed, rounding, a
 import contextlib
 
 import emulated_autocast
+import emulated_gru
 import torch
 from tensor_trees import mapped, tensors_of
 from torch.overrides import TorchFunctionMode
@@ -66,7 +67,7 @@ class TensorElsewhere(torch.Tensor):
             kwargs["device"] = "cpu"
         owners = {id(tensor.here): tensor for tensor in tensors_of(args, kwargs) if isinstance(tensor, cls)}
         args, kwargs = mapped((args, kwargs), cls, lambda tensor: tensor.here)
-        out = func(*args, **kwargs)
+        out = emulated_gru.KERNELS.get(func, func)(*args, **kwargs)
         if target is not None:
             is_moved = is_elsewhere(target)
         else:

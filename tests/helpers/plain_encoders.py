@@ -1,4 +1,4 @@
-"""LiGR's and HSTU's blocks written plainly from their equations: padded tensors, one history and one query at a time.
+"""LiGR's, HSTU's and MFGAN's blocks written plainly from their equations: padded tensors, one history and one query at a time.
 
 They read the weights of a packed stack, which has to give the same values and gradients.
 """
@@ -63,7 +63,26 @@ def hstu_block(block, x, causal, holes=()):
     return x + block.dense(dropped(block.out_dropout, norm(block.mixed_norm, torch.stack(rows)) * u))
 
 
-BLOCKS = {"LiGRBlock": ligr_block, "HSTUBlock": hstu_block}
+def half_feed_forward(half, x):
+    z = norm(half.norm, x)
+    inner = dropped(half.dropout, half.activation(z @ half.inner.weight.t() + half.inner.bias))
+    return z + dropped(half.dropout, inner @ half.outer.weight.t() + half.outer.bias) / 2
+
+
+def macaron_block(block, x, causal, holes=()):
+    x = half_feed_forward(block.before, x)
+    z, rows = norm(block.norm, x), []
+    q, (k, v) = heads(block.query(z), block.attention.n_heads), block.key_value(x).chunk(2, -1)
+    k, v = heads(k, block.attention.n_heads), heads(v, block.attention.n_heads)
+    for i in range(len(x)):
+        seen = keys_of(i, len(x), causal, holes)
+        scores = torch.einsum("hd,jhd->hj", q[i], k[seen]) / q.shape[-1] ** 0.5
+        weights = dropped(block.attention.attn_dropout, scores.exp() / scores.exp().sum(-1, keepdim=True))
+        rows.append(torch.einsum("hj,jhd->hd", weights, v[seen]).flatten())
+    return half_feed_forward(block.after, z + dropped(block.dropout, block.attention.dense(torch.stack(rows))))
+
+
+BLOCKS = {"LiGRBlock": ligr_block, "HSTUBlock": hstu_block, "MacaronBlock": macaron_block}
 
 
 def encoder(stack, x, mask, causal):

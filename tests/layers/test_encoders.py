@@ -13,7 +13,7 @@ from recbole_diffusion.layers.packed import PackedLayout
 LONGEST = 11
 SETTINGS = {"n_heads": 2, "hidden_size": 8, "inner_size": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 SETTINGS.update(hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
-pytestmark = pytest.mark.parametrize("name", ["ligr", "hstu"])
+pytestmark = pytest.mark.parametrize("name", ["ligr", "hstu", "macaron"])
 
 
 def build(name, n_layers=2, **more):

@@ -54,7 +54,7 @@ def gradients(stack, x, states):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu"])
+@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu", "macaron"])
 def test_holes_equal_a_loop_over_queries_in_values_and_gradients(name, causal):
     stack, (x, layout) = build(name), histories()
     x.requires_grad_()
@@ -71,7 +71,7 @@ def test_holes_equal_a_loop_over_queries_in_values_and_gradients(name, causal):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
-@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu"])
+@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu", "macaron"])
 def test_the_last_block_at_the_last_token_equals_the_whole_block(name, n_layers):
     stack, (x, layout) = build(name, n_layers), histories()
     x = layout.pack(x).requires_grad_()
@@ -82,7 +82,7 @@ def test_the_last_block_at_the_last_token_equals_the_whole_block(name, n_layers)
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu"])
+@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu", "macaron"])
 def test_a_hole_is_seen_by_nobody_else_and_sees_others(name):
     stack, (x, layout) = build(name), histories()
     before = stack(layout.pack(x), layout, True)
@@ -97,7 +97,7 @@ def test_a_hole_is_seen_by_nobody_else_and_sees_others(name):
     assert set(layout.position[moved].tolist()) == {3, 4, 5, 6, 7, 8}
 
 
-@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu"])
+@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu", "macaron"])
 def test_without_holes_nothing_changes_by_a_bit(name):
     stack, (x, layout) = build(name), histories(dig=False)
     for block in layout.blocks:

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.wasserstein import (
     WassersteinAttention,
+    as_column,
     as_key,
     as_point,
     as_query,
+    as_row,
     deviation,
     squared_distance,
     variance,
@@ -127,3 +129,22 @@ def test_half_precision_does_not_reach_the_distances(half):
         found = layer(mean, variances, layout)
     for ours, wanted in zip(found, exact):
         assert ours.dtype == torch.float32 and torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize("mixes_means", [True, False])
+def test_the_last_token_alone_finds_what_it_finds_among_all(mixes_means):
+    torch.manual_seed(4)
+    layer = WassersteinAttention(2, 8, 0.0, mixes_means)
+    layout = PackedLayout(torch.tensor([3, 1, 6]))
+    mean, variances = torch.randn(10, 8), torch.rand(10, 8)
+    found, wanted = layer.at_last(mean, variances, layout), layer(mean, variances, layout)
+    assert len(found) == len(wanted)
+    for ours, everywhere in zip(found, wanted):
+        torch.testing.assert_close(ours, everywhere[layout.last])
+
+
+def test_distances_as_an_inner_product():
+    torch.manual_seed(5)
+    users, items = (as_point(torch.randn(n, 8), torch.randn(n, 8)) for n in (5, 7))
+    naive = squared_distance(users[:, None], items[None])
+    torch.testing.assert_close(as_row(users) @ as_column(items).t(), naive, atol=1e-5, rtol=1e-5)

@@ -253,4 +253,4 @@ def test_leaking_results_are_marked(tmp_path, caplog):
     assert "LEAK" not in caplog.text
     result = run("CaDiRec", "cycle", config_dict={**config, "official_negatives": True})
     assert result["leaks_test_labels"] is True and "official_negatives LEAK" in caplog.text
-    assert "the model saw the test targets (official_negatives)" in format_result(result)
+    assert "the model saw the test targets (official_negatives: True)" in format_result(result)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from feature_inputs import build, draw, needs_images, refused
+from feature_inputs import build, draw, needs_images, refused, vectors_of
 
 from recbole_diffusion.cli import main
 from recbole_diffusion.prepare.image_labels import ImageLabeler, find_images
@@ -64,6 +64,35 @@ def test_images_alone_are_enough(shop, text_model, image_weights):
         draw(shop / "images" / f"{item}.png", colour)
     report = build(text_model, image_weights=image_weights, dims=1)
     assert report["images"] == 3 and report["without_text"] == 0
+
+
+@needs_images
+def test_vectors_of_images_and_of_their_labels(shop, text_model, image_weights, encoded, monkeypatch):
+    """What GoogLeNet's last layer reads, and the labels without the titles; each kind in the file that models look for."""
+    for item, colour in (("i1", "red"), ("i2", "blue"), ("i3", "black")):
+        draw(shop / "images" / f"{item}.png", colour)
+    report = build(text_model="absent", image_weights=image_weights, dims=0, of="images")
+    assert report["file"] == str(Path("dataset") / "shop" / "shop.images.features.npz")
+    assert (report["images"], report["without_text"], report["dims"]) == (3, 2, 1024)
+    vectors = vectors_of(report["file"], ["i1", "i2"])
+    labeler = ImageLabeler(image_weights, torch.device("cpu"))
+    images = torch.stack([labeler.load(shop / "images" / f"{item}.png") for item in ("i1", "i2")])
+    with torch.no_grad():
+        torch.testing.assert_close(labeler._network.fc(vectors), labeler._network(images))
+    monkeypatch.setattr(ImageLabeler, "encode", None)
+    assert build("absent", image_weights=image_weights, of="images")["dims"] == 2  # all from the cache
+
+    report = build(text_model, image_weights=image_weights, of="labels")
+    assert report["file"] == str(Path("dataset") / "shop" / "shop.pseudo_text.features.npz")
+    assert (report["images"], report["without_text"]) == (3, 2)
+    labels = [" ".join(found) for found in labeler.label(images)]
+    assert set(labels) <= set(sum(encoded, [])) and not any("polish" in text for text in sum(encoded, []))
+
+
+def test_refusals_of_what_vectors_are_of(shop, capsys):
+    assert "--of must be one of text, images, labels, got 'image', did you mean 'images'?" in refused(capsys, "--of=image")
+    for of in ("images", "labels"):
+        assert "holds no image of an item, such as ITEM.jpg" in refused(capsys, f"--of={of}")
 
 
 @needs_images

@@ -75,6 +75,16 @@ def test_amazon_reviews_with_literal_and_json_metadata(tmp_path):
     ]
 
 
+def test_prices_of_amazon_are_a_column_where_any_item_has_one(tmp_path):
+    source = write(tmp_path / "reviews.json", "".join(review("u", item, n) for n, item in enumerate("abcdef")))
+    values = {"a": 9.99, "b": "$1,009.50", "c": "$5.00 - $7.00", "d": None, "e": 12, "f": ".a-box{margin:0}"}
+    rows = [json.dumps({"asin": item, "title": item, "price": price}) for item, price in values.items()]
+    quiet_prepare("mine", source, tmp_path, meta=write(tmp_path / "meta.json", "\n".join(rows) + "\n"))
+    header, *items = table(tmp_path, "mine", "item")
+    assert header[-1] == "price:float"
+    assert {row[0]: row[-1] for row in items} == {"a": "9.99", "b": "1009.50", "c": "", "d": "", "e": "12", "f": ""}
+
+
 def test_metadata_are_never_run_as_code(tmp_path):
     trap = tmp_path / "trap"
     source = write(tmp_path / "reviews.json", review("u", "a", 1))

@@ -54,12 +54,28 @@ CASES = {
     "DiQDiff, released": ("DiQDiff", {"num_codes": 5, "official_codes": True, "attention_mask": "queries"}),
     "STOSA": ("STOSA", {"n_layers": 2}),
     "STOSA, official": ("STOSA", {"mean_path": "official", "pos_align": "start", "shared_norm": False}),
+    "VSAN": ("VSAN", {"next_k": 2}),
+    "VSAN, two stacks, shifted, ligr": (
+        "VSAN", {"separate_variance_stack": True, "official_eval_shift": True, "encoder": "ligr", "pos_align": "end"},
+    ),
+    "VSAN, twin": ("VSAN", {"twin": True, "generation_layers": 2}),
+    "ACVAE": ("ACVAE", {"kernel_size": 3}),
+    "ACVAE, twin": ("ACVAE", {"twin": True}),
+    "MFGAN, twin": ("MFGAN", {"twin": True}),
+    "MFGAN, ligr, from the start": ("MFGAN", {"n_candidates": 3, "factors": "id,category", "encoder": "ligr", "pos_align": "start"}),
     "AttenMixer": ("AttenMixer", {}),
     "AttenMixer, sum": ("AttenMixer", {"level": "sum", "n_levels": 9, "pool_power": 1.0}),
     "AttenMixer, mean": ("AttenMixer", {"attention": "mean"}),
     "AttenMixer, released": ("AttenMixer", {"attention": "released", "n_levels": 3}),
     "DIMO": ("DIMO", {"feature_init": "random"}),
     "DIMO, IDs": ("DIMO", {"item_features": "none", "n_heads": 1}),
+    "MGS": ("MGS", {"mu": 0.7, "n_rounds": 3}),
+    "MGS, two attributes": ("MGS", {"attribute": "category,brand"}),
+    "MGS, keyed": ("MGS", {"n_mates": 2, "eval_neighbours": "keyed"}),
+    "MGS, sessions alone": ("MGS", {"attribute": "none"}),
+    "MMSBR": ("MMSBR", {"feature_init": "random", "price_levels": 9}),
+    "MMSBR, IDs": ("MMSBR", {"price_column": "none", "category_column": "none", "price_factor": "none"}),
+    "MMSBR, plus": ("MMSBR", {"price_factor": "plus", "n_rounds": 2, "item_features": "none", "feature_init": "random"}),
     "ECLSR": ("ECLSR", {"encoder": "ligr"}),
     "DreamRec": ("DreamRec", {"n_heads": 2}),
     "DreamRec, noise, loop, ligr": ("DreamRec", {"sampling_noise": True, "sampler": "loop", "encoder": "ligr"}),
@@ -75,7 +91,10 @@ CASES = {
 }
 
 SESSIONS = torch.randint(1, N_ITEMS, (40,), generator=torch.Generator().manual_seed(2)), torch.full((8,), 5), torch.arange(8)
-CHECKPOINT = {"item_tokens": range(N_ITEMS), "other_parameter": {"training_sessions": SESSIONS}}
+KEPT = {"training_sessions": SESSIONS, "item_counts": torch.arange(N_ITEMS)}
+CATEGORY, BRAND = torch.arange(1, N_ITEMS - 2), torch.arange(1, N_ITEMS, 2)
+ATTRIBUTES = {"category": (CATEGORY, CATEGORY % 3), "brand": (BRAND, BRAND % 2)}
+PRICES = {"price_level": torch.arange(N_ITEMS) % 7, "category": torch.arange(N_ITEMS) % 3}
 
 
 def recommender(case):
@@ -84,8 +103,10 @@ def recommender(case):
         # Large, so that a wrong guide would show.
         settings = {"n_blocks": 2, "sampling_steps": 1, "lambda_mean": 0.7, **settings}
     config = DiffusionConfig(model, "synthetic", config_dict={**SMALL, **settings})
+    wanted = settings.get("attribute", "category").split(",")
+    kept = {**KEPT, "item_attributes": {name: columns for name, columns in ATTRIBUTES.items() if name in wanted}}
     torch.manual_seed(1)
-    network = config.model_class(config, Catalogue(config, CHECKPOINT))
+    network = config.model_class(config, Catalogue(config, {"item_tokens": range(N_ITEMS), "state_dict": PRICES, "other_parameter": kept}))
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms start at values that hide mistakes
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -131,6 +152,9 @@ def test_the_padded_form_equals_the_packed_model(case):
         "AttenMixer",
         "AttenMixer, released",
         "DIMO",
+        "MGS",
+        "MMSBR",
+        "MMSBR, plus",
         "DreamRec",
         "ADRec",
         "DiQDiff",

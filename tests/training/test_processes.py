@@ -92,7 +92,10 @@ def test_several_processes_give_the_metrics_of_one(tmp_path, model, more, size):
     assert losses[0] == pytest.approx(losses[1], rel=1e-2 if "enable_amp" in more else 1e-4)
     if "enable_amp" not in more:
         for name, tensor in expected["state_dict"].items():
-            torch.testing.assert_close(found["state_dict"][name], tensor, atol=1e-3, rtol=1e-3)
+            other = found["state_dict"][name]
+            if name.endswith("key_value.bias"):  # those of keys have no gradient but rounding: a softmax does not see them
+                tensor, other = tensor.chunk(2)[1], other.chunk(2)[1]
+            torch.testing.assert_close(other, tensor, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
