@@ -208,7 +208,7 @@ class MFGAN(TransformerRecommender):
         """Of every discriminator: the next items that users met are real, those that they would be recommended are not."""
         layout = PackedLayout(item_seq_len)
         items = layout.pack(item_seq)
-        with judging(self.recommender):
+        with judging(self.recommender):  # a pass of its own: what users would be shown has no dropout
             candidates = self._candidates(self.hidden(items, layout)[layout.last], last)
         losses, n_fakes = {}, candidates.shape[1] - 1
         for name, tower in zip(self.critics(), self.towers):
