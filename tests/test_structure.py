@@ -28,7 +28,7 @@ SHELVES = [
     {"quick_start"},
     {"reports", "serving", "augment", "doctor"},
     {"experiments", "testing"},
-    {"api", "commands"},
+    {"api", "atlas", "commands"},
     {"old_recommend", "cli"},
     {"__main__"},
 ]

@@ -31,6 +31,7 @@ class Command:
 COMMANDS = {
     "compare": Command("experiments.compare", "experiments.arguments:add_compare", takes_settings=True),
     "tune": Command("experiments.tune", "experiments.arguments:add_tune", takes_settings=True),
+    "atlas": Command("atlas.command", "atlas.arguments:add_atlas"),
     "plot": Command("reports.plot", "reports.arguments:add_plot"),
     "prepare": Command("prepare.command", "prepare.command:add_arguments"),
     "check-data": Command("prepare.check", "prepare.check:add_arguments", takes_settings=True),

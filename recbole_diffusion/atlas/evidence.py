@@ -1,0 +1,303 @@
+"""What the atlas rests on: kept runs, and which of them stand for which row of a published table."""
+
+import csv
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_diffusion.atlas.verdicts import KNOWN, Claim, Figures, deciding, usual_spread, verdict
+from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.experiments.paper import read_preset
+from recbole_diffusion.reports.bounds import impossible_metrics
+from recbole_diffusion.reports.kept import read_json
+from recbole_diffusion.reports.study import PROTOCOLS, recbole_name
+from recbole_diffusion.reports.validation import best_validation
+from recbole_diffusion.settings.free import PLACES
+from recbole_diffusion.settings.properties import load_yaml, property_names
+
+KEYS = ("kept", "settings", "twins", "beyond", "pages", "claims")
+
+
+@dataclass
+class Plan:
+    """What a file of the atlas says.
+
+    Attributes:
+        kept (list[Path]): folders of runs and CSV pages of ``compare``.
+        settings (dict[str, list[str]]): label of a published row -> labels of the kept runs that are settings of it.
+        twins (dict[str, str]): a published row, or a label beyond them -> label of the runs of the same without its idea.
+        beyond (list[str]): labels of runs of no published row: floors, and models of other papers.
+        pages (dict[str, str]): label of a published row -> page that explains it, relative to the atlas.
+        claims (dict[str, dict[str, Claim]]): table -> row, ``*`` for all -> what is known of its figures.
+    """
+
+    kept: list
+    settings: dict
+    twins: dict
+    beyond: list
+    pages: dict
+    claims: dict
+
+    def labels(self, row):
+        """Labels of the kept runs of a published row."""
+        return self.settings.get(row, [row])
+
+    def claim(self, table, row):
+        """What is known of the figures of a row, or None."""
+        known = self.claims.get(table, {})
+        return known.get(row, known.get("*"))
+
+
+@dataclass
+class Entry:
+    """One published row on one data set beside our runs.
+
+    Attributes:
+        table, title, dataset, row (str): where it stands.
+        published (dict[str, float]): the figures that decide.
+        doubts (dict[str, str]): metric -> why a figure of the row cannot be true.
+        runs (list[dict]): of the setting that counts, one per seed.
+        figures (Figures): of these runs.
+        word (str): the verdict.
+        claim (Claim | None): what is known of the published figures.
+    """
+
+    table: str
+    title: str
+    dataset: str
+    row: str
+    published: dict
+    doubts: dict
+    runs: list
+    figures: Figures
+    claim: Claim = None
+    word: str = ""
+
+
+@dataclass
+class Evidence:
+    """Everything that the pages and pictures show.
+
+    Attributes:
+        entries (list[Entry]): the published rows.
+        runs (dict[tuple[str, str], list[dict]]): (data set, label) -> runs, for the published rows that have any and for what the
+            plan names as twins and beyond the tables.
+        spread (float): usual relative deviation between seeds.
+    """
+
+    entries: list
+    runs: dict = field(default_factory=dict)
+    spread: float = 0.0
+
+
+def read_plan(path):
+    """The file of the atlas. Raises UsageError for one that is missing, malformed or of unknown words."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"file '{path}' does not exist: it says which kept runs stand for which published row, see docs/atlas.md")
+    content = load_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UsageError(f"{path} has an unknown word '{key}'{did_you_mean(key, KEYS)}: there are {', '.join(KEYS)}")
+    claims = {table: {row: read_claim(claim, path, row) for row, claim in rows.items()}
+              for table, rows in (content.get("claims") or {}).items()}  # fmt: skip
+    for table in claims:
+        if table not in property_names("paper"):
+            raise UsageError(f"{path} has claims of an unknown table '{table}'{did_you_mean(table, property_names('paper'))}")
+    settings = {row: [labels] if isinstance(labels, str) else list(labels)
+                for row, labels in (content.get("settings") or {}).items()}  # fmt: skip
+    kept = [path.parent / name for name in content.get("kept") or []]
+    return Plan(kept, settings, content.get("twins") or {}, content.get("beyond") or [], content.get("pages") or {}, claims)
+
+
+def read_claim(content, path, row):
+    """One claim. Raises UsageError."""
+    if not isinstance(content, dict) or set(content) != {"kind", "why"} or content["kind"] not in KNOWN:
+        raise UsageError(f"{path}: a claim on '{row}' is {{kind: {' | '.join(KNOWN)}, why: TEXT}}, got {content}")
+    return Claim(content["kind"], content["why"])
+
+
+# Kept runs
+
+
+def read_runs(places):
+    """All finished runs of some folders and CSV pages.
+
+    Args:
+        places (Iterable[Path]): a folder with one JSON file per run, as in results/cells or of ``compare --out``; or a CSV page.
+
+    Returns:
+        list[dict]: as ``compare`` keeps them; of a CSV page only what it has. ``place`` is where a run was found.
+
+    Raises:
+        UsageError: for a place that is not there, and for a damaged file.
+    """
+    found = []
+    for place in places:
+        if place.is_dir():
+            files = sorted([*place.glob("*.json"), *place.glob("*/*.json")])
+            runs = [{**read_json(file), "place": str(place), "file": file} for file in files if file.name != "index.json"]
+            found += [run for run in runs if "test_result_unmasked" in run]
+        elif place.is_file():
+            found += read_page(place)
+        else:
+            raise UsageError(f"'{place}' does not exist: name folders of kept runs or CSV pages of compare")
+    return found
+
+
+def read_page(path):
+    """The runs of a CSV page of ``compare``, for those of which nothing else is left."""
+    runs = []
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            if line.get("error") or not line.get("seed"):
+                continue
+            results = {key: {} for key in PROTOCOLS.values()}
+            for name, value in line.items():
+                metric, _, title = name.partition(" ")
+                if title in PROTOCOLS and value:
+                    results[PROTOCOLS[title]][recbole_name(metric)] = float(value)
+            seconds = {"training": float(line["seconds"])} if line.get("seconds") else {}
+            runs.append({"row": line["row"], "dataset": line["dataset"], "seed": int(line["seed"]), "place": str(path), **results,
+                         "epochs": int(float(line["epochs"] or 0)), "seconds": seconds})  # fmt: skip
+    return runs
+
+
+def by_setting(runs):
+    """Runs in groups that differ in their seeds alone: (data set, label) -> list of lists."""
+    groups = {}
+    for run in runs:
+        settings = groups.setdefault((run["dataset"], run["row"]), [])
+        group = next((group for group in settings if is_same_setting(group[0], run)), None)
+        if group is None:
+            settings.append([run])
+        elif run["seed"] not in {other["seed"] for other in group}:
+            group.append(run)
+    return groups
+
+
+def is_same_setting(run, other):
+    """Whether two runs agree in all settings that both were kept with; those of a page only with others of the page."""
+    if bool(run.get("leaks_test_labels")) != bool(other.get("leaks_test_labels")):
+        return False
+    mine, theirs = run.get("settings"), other.get("settings")
+    if mine is None or theirs is None:
+        return mine is theirs and run["place"] == other["place"]
+    common = (set(mine) & set(theirs)) - PLACES - {"seed"}
+    return all(mine[key] == theirs[key] for key in common)
+
+
+def best_setting(candidates):
+    """Of several settings of a row the one that counts: that with most seeds, of these the best on the validation part.
+
+    The test part has no say. Runs without a validation score come last.
+    """
+    return max(candidates, key=lambda runs: (len(runs), validation_score(runs)), default=[])
+
+
+def validation_score(runs):
+    scores = [run.get("best_valid_score") for run in runs]
+    return sum(scores) / len(scores) if scores and None not in scores else float("-inf")
+
+
+def is_cut(runs):
+    """Whether the number of epochs ended the training of any of the runs before the wait for a better validation was over."""
+    return any(epochs_waited(run) <= longest_wait(run["settings"]) for run in runs
+               if run.get("settings") and run["epochs"] > 1 and run.get("best_epoch") is not None)  # fmt: skip
+
+
+def epochs_waited(run):
+    """Epochs since the best one."""
+    return run["epochs"] - 1 - run["best_epoch"]
+
+
+def longest_wait(settings):
+    """Epochs without a better validation after which training ends; -1 where it never does."""
+    return settings["stopping_step"] * settings["eval_step"] if settings.get("stopping_step") and settings.get("eval_step") else -1
+
+
+def figures_of(runs, leaking=()):
+    """Figures of some runs and of the leaking runs of the same row."""
+    test, masked = (collect(runs, lambda run, key=key: run.get(key, {})) for key in PROTOCOLS.values())
+    names = {name for run in runs for name in run.get("history", {}).get("valid", {})}
+    validation = collect(runs, lambda run: {name: best_validation(run, name) for name in names})
+    return Figures(test, masked, validation, collect(leaking, lambda run: run["test_result_unmasked"]))
+
+
+def collect(runs, read):
+    """Metric -> values of all runs; metrics that one of them lacks are left out."""
+    found = {}
+    for run in runs:
+        for name, value in read(run).items():
+            if value is not None:
+                found.setdefault(name, []).append(value)
+    return {name: values for name, values in found.items() if len(values) == len(runs)}
+
+
+# Entries
+
+
+def gather(plan, tables=None):
+    """Every row of the published tables beside our runs.
+
+    Args:
+        plan (Plan): the file of the atlas.
+        tables (list[str], optional): names as in ``properties/paper``; by default all that print figures of test parts.
+
+    Returns:
+        Evidence
+
+    Raises:
+        UsageError: see :func:`read_runs`.
+    """
+    groups = by_setting(read_runs(plan.kept))
+    presets = [read_preset(name) for name in tables or property_names("paper")]
+    presets = [preset for preset in presets if preset.published]
+    spread = usual_spread(spread_groups(groups))
+    entries = [entry_of(preset, dataset, row, plan, groups, spread)
+               for preset in presets for dataset, rows in preset.published.items() for row in rows]  # fmt: skip
+    runs = {(entry.dataset, entry.row): entry.runs for entry in entries if entry.runs}
+    for (dataset, label), settings in sorted(groups.items()):
+        if label in {*plan.twins, *plan.twins.values(), *plan.beyond} and (dataset, label) not in runs:
+            runs[dataset, label] = best_setting(honest(settings))
+    return Evidence(entries, {key: found for key, found in sorted(runs.items()) if found}, spread)
+
+
+def spread_groups(groups):
+    """NDCG@10, or MRR@20 without it, of every setting with several seeds, test part."""
+    for settings in groups.values():
+        for runs in settings:
+            test = figures_of(runs).test
+            yield test.get("ndcg@10") or test.get("mrr@20") or []
+
+
+def honest(settings):
+    """Groups of runs without those that see test labels."""
+    return [runs for runs in settings if not any(run.get("leaks_test_labels") for run in runs)]
+
+
+def entry_of(preset, dataset, row, plan, groups, spread):
+    """One row of a table on one data set."""
+    candidates = [runs for label in plan.labels(row) for runs in groups.get((dataset, label), [])]
+    leaking = best_setting([runs for runs in candidates if runs not in honest(candidates)])
+    runs = best_setting(honest(candidates))
+    printed = preset.published[dataset][row]
+    names = deciding(printed)
+    published = {name: printed[name] for name in names}
+    entry = Entry(preset.name, preset.title, dataset, row, published, impossible_metrics(printed, preset.unit), runs,
+                  figures_of(runs, leaking), plan.claim(preset.name, row))  # fmt: skip
+    entry.word = verdict(published, entry.figures, set(entry.doubts) & set(names), entry.claim, spread)
+    return entry
+
+
+def entries_by(entries, name):
+    """Entries by an attribute, in order of appearance."""
+    groups = {}
+    for entry in entries:
+        groups.setdefault(getattr(entry, name), []).append(entry)
+    return groups
+
+
+def paper_of(table):
+    """``simdiffrec.table2`` -> ``simdiffrec``."""
+    return re.sub(r"\..*", "", table)
