@@ -42,6 +42,7 @@ def compare(
     validation: bool = False,
     name: str | None = None,
     jobs: int = 1,
+    order: str = "given",
     out: str | Path = "runs/compare",
     only_tables: bool = False,
     any_code: bool = False,
@@ -64,6 +65,7 @@ def compare(
         validation (bool): show the best validation figures over the epochs beside the test figures.
         name (str, optional): begins the names of the tables, so that others in ``out`` stay.
         jobs (int): runs side by side.
+        order (str): ``given``, or ``cost``: one seed of all rows first, cheap cells before dear ones.
         out (str): folder for cells and tables.
         only_tables (bool): train nothing, show what is kept.
         any_code (bool): accept kept cells of other versions of the code.
@@ -80,7 +82,7 @@ def compare(
     arguments = parsed(
         add_compare, models=joined(models, "models"), datasets=joined(datasets, "datasets"), seeds=seeds, paper=paper,
         rows=as_file(rows, "rows", out), only=joined(only, "only"), ours=ours, show=joined(show, "show"), name=name,
-        validation=validation, jobs=jobs, out=out, only_tables=only_tables, any_code=any_code,
+        validation=validation, jobs=jobs, order=order, out=out, only_tables=only_tables, any_code=any_code,
     )  # fmt: skip
     results, study, _ = run_selection(arguments, settings)
     return ComparisonResult(results, study, out)

@@ -14,7 +14,7 @@ from recbole_diffusion.atlas.summary import (
     worth_of_masking,
 )
 from recbole_diffusion.atlas.verdicts import VERDICTS, mean_and_deviation
-from recbole_diffusion.experiments.work import format_duration
+from recbole_diffusion.experiments.progress import format_duration
 from recbole_diffusion.reports.significance import ALPHA
 from recbole_diffusion.reports.study import NOTHING, PROTOCOLS, format_mean, format_p, metric_title
 from recbole_diffusion.reports.tables import bullets, markdown_table

@@ -29,6 +29,7 @@ def add_compare(parser):
     parser.add_argument("--name", default="", help="begins the names of the tables, so that others in --out stay")
     parser.add_argument("--seeds", default="3", help="how many, counted from --seed (default 3, from 2020)")
     parser.add_argument("--jobs", default="1", help="runs side by side (default 1)")
+    parser.add_argument("--order", default="given", help="given, or cost: one seed of all rows first, cheap cells before dear ones")
     parser.add_argument("--out", default="runs/compare", help="folder for cells and tables (default runs/compare)")
     parser.add_argument("--only-tables", action="store_true", help="run nothing, write the tables of the kept cells")
     parser.add_argument(

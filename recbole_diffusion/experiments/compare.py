@@ -19,6 +19,8 @@ from recbole_diffusion.settings.checks import metric_names
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.recipes import expand_config_files
 
+ORDERS = ("given", "cost")
+
 
 def main(args, settings):
     """Run the missing cells of a selection, write its tables and print them.
@@ -56,6 +58,8 @@ def run_selection(args, settings):
     preset = paper.read_preset(args.paper) if args.paper else None
     store = Store(args.out)
     jobs = read_count(args.jobs, "jobs", "how many runs stand side by side")
+    if args.order not in ORDERS:
+        raise UsageError(f"--order must be {' or '.join(ORDERS)}, got '{args.order}'")
     cells, absent = plan_cells(args, settings, preset)
     study = describe_study(args, settings, preset, cells)
     make_folder(args.out, "out")
@@ -64,7 +68,7 @@ def run_selection(args, settings):
     if args.only_tables:
         results = [result or read_failure(cell) for cell, result in zip(cells, results)]
     else:
-        run_missing(cells, results, store, jobs, lambda found: save(in_order(found, absent), args.out, study))
+        run_missing(cells, results, store, jobs, lambda found: save(in_order(found, absent), args.out, study), args.order)
     found = in_order(results, absent)
     if not found:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import statistics
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ import torch
 from recbole_diffusion import quick_start, threads
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.experiments.progress import Progress
 from recbole_diffusion.experiments.store import numbered_locks
 from recbole_diffusion.files import write_json
 from recbole_diffusion.reports.kept import read_json
@@ -20,7 +20,7 @@ from recbole_diffusion.reports.kept import read_json
 POLL_SECONDS = 2
 
 
-def run_missing(cells, results, store, jobs, save_tables):
+def run_missing(cells, results, store, jobs, save_tables, order="given"):
     """Train every cell without a result.
 
     Args:
@@ -29,12 +29,13 @@ def run_missing(cells, results, store, jobs, save_tables):
         store (Store): the folder, which other programs may use at the same time.
         jobs (int): how many runs stand side by side.
         save_tables (callable): takes the results so far; called after every cell.
+        order (str): ``given``, or ``cost``, see :class:`Progress`.
     """
     missing = {cell.path: cell for cell, result in zip(cells, results) if result is None}
     if not missing:
         return
     store.sweep_leftovers()
-    progress = Progress(list(missing.values()), [result for result in results if result], jobs)
+    progress = Progress(list(missing.values()), [result for result in results if result], jobs, order)
 
     def keep(cell, result):
         for i, other in enumerate(cells):
@@ -223,73 +224,3 @@ def owner_of(path):
         return read_json(path).get("pid")
     except (UsageError, OSError):
         return None
-
-
-# Progress
-
-
-class Progress:
-    """What is done, what is left and how long that takes.
-
-    Args:
-        cells (list[Cell]): what is missing.
-        kept (list[dict]): results that are there; they tell how long a row takes.
-        jobs (int): runs side by side.
-    """
-
-    def __init__(self, cells, kept, jobs):
-        self.cells, self.jobs, self.started = cells, jobs, time.perf_counter()
-        self.left = list(cells)
-        self.seconds = []
-        for result in kept:
-            self._learn(result)
-
-    def _learn(self, result):
-        if "seconds" in result:  # a cell that fails at once says nothing about the others
-            self.seconds.append((result["row"], result["dataset"], sum(result["seconds"].values())))
-
-    def add(self, cell, result):
-        """Note a finished cell."""
-        self.left.remove(cell)
-        self._learn({**result, **cell.describe()})
-
-    def announce(self, cell):
-        """Say which cell comes next, or that others are waited for."""
-        if cell is None:
-            print(f"waiting for {len(self.left)} cells that other programs run", flush=True)
-            return
-        print(f"cell {len(self.cells) - len(self.left) + 1} of {len(self.cells)}: {cell}{self.time_left()}", flush=True)
-
-    def report(self, cell, result):
-        """Say that a cell is over."""
-        done = len(self.cells) - len(self.left)
-        state = f"failed, {result['error']}" if "error" in result else "done"
-        passed = format_duration(time.perf_counter() - self.started)
-        print(f"{done} of {len(self.cells)} after {passed}: {cell} {state}{self.time_left()}", flush=True)
-
-    def time_left(self):
-        """``, about 12 min left``, or nothing before the first cell."""
-        if not self.seconds:
-            return ""
-        seconds = sum(self.expected(cell) for cell in self.left) / min(self.jobs, max(1, len(self.left)))
-        return f", about {format_duration(seconds)} left"
-
-    def expected(self, cell):
-        """Seconds of a cell: the mean of its row on its data set, else of its row, else of all."""
-        likeness = (
-            lambda row, dataset: (row, dataset) == (cell.row, cell.dataset),
-            lambda row, dataset: row == cell.row,
-            lambda row, dataset: True,
-        )
-        for is_like in likeness:
-            found = [seconds for row, dataset, seconds in self.seconds if is_like(row, dataset)]
-            if found:
-                return statistics.fmean(found)
-
-
-def format_duration(seconds):
-    """Rounded to what matters: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

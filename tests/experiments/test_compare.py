@@ -304,10 +304,6 @@ def test_wrong_rows_end_before_the_first_training(runner, text, message):
     assert not runner.calls
 
 
-def test_durations():
-    assert [work.format_duration(s) for s in (40.4, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
-
-
 def test_a_real_run(capsys):
     words = ["--models=SimDiffRec", "--seeds=2", "--epochs=1", "--alpha=0", "--beta=0", "--k_noise=5",
              "--checkpoint_dir=checkpoints", "--use_gpu=False"]  # fmt: skip
