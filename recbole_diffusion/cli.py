@@ -95,7 +95,7 @@ def dispatch(words):
         return dispatch([*rest, "--help"])
     if SYNONYMS.get(name, name) == "run":
         return run_command(rest)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ and not COMMANDS[name].in_parts:
         raise UsageError(f"{name} does not run under torchrun: start it as it is")
     return run_module(name, rest)
 

@@ -34,6 +34,17 @@ def launched():
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+@contextlib.contextmanager
+def alone():
+    """Within the block this process is by itself, whoever started it: it meets no others."""
+    size = os.environ.pop("WORLD_SIZE", None)
+    try:
+        yield
+    finally:
+        if size is not None:
+            os.environ["WORLD_SIZE"] = size
+
+
 def join(use_gpu):
     """Meet the other processes.
 

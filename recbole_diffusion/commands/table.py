@@ -12,11 +12,13 @@ class Command:
         module (str): has ``main(arguments)``.
         adder (str): ``module:function`` that adds its words to an ``argparse`` parser, without PyTorch.
         takes_settings (bool): words that are no arguments are settings, and go to ``main`` as a second value.
+        in_parts (bool): processes that ``torchrun`` starts share out its work.
     """
 
     module: str
     adder: str
     takes_settings: bool = False
+    in_parts: bool = False
 
     def add_arguments(self, parser):
         """Add the words of the command to an ``argparse`` parser."""
@@ -37,7 +39,7 @@ COMMANDS = {
     "check-data": Command("prepare.check", "prepare.check:add_arguments", takes_settings=True),
     "features": Command("prepare.extract", "prepare.arguments:add_features"),
     "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
-    "recommend": Command("serving.recommend", "serving.arguments:add_recommend"),
+    "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
     "export": Command("serving.export", "serving.arguments:add_export"),
     "list": Command("commands.listing", "commands.listing:add_arguments"),
     "doctor": Command("doctor", "doctor:add_arguments"),

@@ -6,8 +6,9 @@ from recbole_diffusion.settings.arguments import add_trust_argument
 def add_recommend(parser):
     """Add the arguments of ``recbole-diffusion recommend`` to an argparse parser."""
     parser.add_argument("checkpoint", help="file written by a training")
-    parser.add_argument("--input", help="histories, .csv or .jsonl")
-    parser.add_argument("--output", help="recommendations, .csv or .jsonl")
+    parser.add_argument("--input", help="histories, .csv, .jsonl or .parquet, or a folder of such files")
+    parser.add_argument("--output", help="recommendations, .csv or .jsonl; a folder where --input is one")
+    parser.add_argument("--format", help="csv or jsonl, with a folder (default: as each input file; of Parquet jsonl)")
     parser.add_argument("--user", action="append", help="a user of the data set instead of --input; may be repeated")
     parser.add_argument("--data-path", "--data_path", help="folder of the data, for --user (default: as in training)")
     parser.add_argument("--k", type=int, default=10, help="items per history (default: 10)")

@@ -1,4 +1,4 @@
-"""Histories read from files and rankings written to them: ``.csv`` and ``.jsonl``."""
+"""Histories read from files (``.csv``, ``.jsonl``, ``.parquet``) and rankings written to them (``.csv``, ``.jsonl``)."""
 
 import csv
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 from recbole_diffusion.data.numbers import finite
 from recbole_diffusion.errors import UsageError
 
-FORMATS = (".csv", ".jsonl")
+WRITTEN = (".csv", ".jsonl")
+FORMATS = (*WRITTEN, ".parquet")
 LONG_NAMES = {  # columns of files with one interaction per row
     "user": ("user", "user_id", "session_id"),
     "item": ("item", "item_id"),
@@ -19,15 +20,17 @@ LONG_NAMES = {  # columns of files with one interaction per row
 LONGEST_CELL = 2**24  # characters of a cell of a csv file; Python's own limit of 2**17 is short for long histories
 
 
-def read_histories(path, commas=True):
+def read_histories(path, commas=True, group=None):
     """Histories of a file, one after the other.
 
     Args:
         path (str or Path): ``.csv`` with a header, a column ``items`` (tokens separated by blanks or commas) and perhaps
             ``id``; or ``.csv`` with one interaction per row and a header that names user, item and perhaps time, see
             :data:`LONG_NAMES`, which is read whole; or ``.jsonl`` with a list of tokens, or an object with ``items`` and
-            perhaps ``id``, on every line.
+            perhaps ``id``, on every line; or ``.parquet`` with a column ``items`` of lists or of text as in ``.csv``, and
+            perhaps ``id``.
         commas (bool): commas separate the tokens of a cell, too.
+        group (int, optional): only this row group of a Parquet file.
 
     Yields:
         tuple: line number, id (the number of the row from 1 where there is none), list of tokens.
@@ -36,6 +39,10 @@ def read_histories(path, commas=True):
         UsageError: naming file and line, for anything else.
     """
     path = Path(path)
+    if file_format(path) == ".parquet":
+        for number, (name, items) in enumerate(_read_parquet(path, commas, group), 1):
+            yield number, number if name is None else name, items
+        return
     read = {".csv": _read_csv, ".jsonl": _read_jsonl}[file_format(path)]
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -47,12 +54,49 @@ def read_histories(path, commas=True):
         raise UsageError(f"'{path}' is not UTF-8 text: {error}") from None
 
 
-def file_format(path):
-    """``.csv`` or ``.jsonl``; raises UsageError for other endings."""
+def file_format(path, known=FORMATS):
+    """The ending of a name; raises UsageError for one that is not known."""
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise UsageError(f"'{path}' must end in {' or '.join(FORMATS)}")
+    if suffix not in known:
+        raise UsageError(f"'{path}' must end in {', '.join(known[:-1])} or {known[-1]}")
     return suffix
+
+
+def row_groups(path):
+    """How many row groups a Parquet file has. Raises UsageError for one that is broken, and without pyarrow."""
+    return _parquet_file(path).num_row_groups
+
+
+def _parquet_file(path):
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UsageError("Parquet files need pyarrow: pip install pyarrow") from None
+    try:
+        return ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise UsageError(f"'{path}' cannot be read as a Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _read_parquet(path, commas, group):
+    """Ids, None without, and tokens of each row."""
+    file = _parquet_file(path)
+    names = file.schema_arrow.names
+    if "items" not in names:
+        raise UsageError(f"'{path}' has no column 'items', it has {', '.join(names)}")
+    columns = ["items", *(["id"] if "id" in names else [])]
+    groups = range(file.num_row_groups) if group is None else [group]
+    row = 0
+    for batch in file.iter_batches(columns=columns, row_groups=list(groups)):
+        ids = batch.column("id").to_pylist() if "id" in columns else [None] * len(batch)
+        for name, items in zip(ids, batch.column("items").to_pylist()):
+            row += 1
+            if isinstance(items, str):
+                items = (items.replace(",", " ") if commas else items).split()
+            if not isinstance(items, list) or not all(map(is_token, items)):
+                raise UsageError(f"'{path}' row {row}: 'items' must be a list of item tokens, or text with blanks between them")
+            yield name, [str(item) for item in items]
 
 
 def _read_csv(path, file, commas):
@@ -157,7 +201,7 @@ def ranking_writer(path, file):
         path (str or Path): name of the file.
         file (TextIO): the file, opened.
     """
-    return _csv_writer(file) if file_format(path) == ".csv" else _jsonl_writer(file)
+    return _csv_writer(file) if file_format(path, WRITTEN) == ".csv" else _jsonl_writer(file)
 
 
 def _csv_writer(file):

@@ -1,62 +1,18 @@
-"""The command ``recommend``: rankings for all histories of a file."""
+"""The command ``recommend``: rankings for the histories of a file, of a folder of files, or of users of the data set."""
 
 import os
-from itertools import islice
-
-from tqdm import tqdm
+import sys
+from pathlib import Path
 
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.files import same_file, written_whole
-from recbole_diffusion.serving.histories import file_format, ranking_writer, read_histories
-from recbole_diffusion.serving.recommender import Recommender, UnknownItemError
+from recbole_diffusion.processes import alone
+from recbole_diffusion.serving.parts import content_of, recommend_folder, share
+from recbole_diffusion.serving.recommend_file import recommend_file
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
 from recbole_diffusion.training.surroundings import without_recboles_warnings
-
-
-def recommend_file(recommender, source, target, k=10, exclude_seen=False, unknown="drop", batch_size=256):
-    """Recommend for all histories of a file; memory does not grow with the file.
-
-    Args:
-        recommender (Recommender): the model.
-        source, target (str or Path): input, see :func:`read_histories`, and output, ``.csv`` or ``.jsonl``. The output
-            is written whole or not at all.
-        k, exclude_seen, unknown, batch_size: see :meth:`Recommender.recommend`.
-
-    Returns:
-        dict: number of ``rows``, of those ranked by ``popularity``, and of ``unknown`` items.
-
-    Raises:
-        UsageError: for anything wrong in the input, with the line.
-    """
-    recommender.check_request(k, unknown, batch_size)
-    kinds = {file_format(source), file_format(target)}
-    if not os.path.isfile(source):
-        raise UsageError(f"input '{source}' {'is not a file' if os.path.exists(source) else 'does not exist'}")
-    if same_file(source, target):
-        raise UsageError(f"input and output are the same file, '{source}'")
-    if ".csv" in kinds and any(len(token.split()) != 1 for token in recommender.tokens):
-        raise UsageError("items of this checkpoint hold blanks, which separate items in csv files: use .jsonl")
-    counts = {"rows": 0, "popularity": 0, "unknown": 0}
-    with written_whole(target) as file, tqdm(unit=" histories", disable=None) as progress:
-        write = ranking_writer(target, file)
-        records = read_histories(source, commas=not any("," in token for token in recommender.tokens))
-        while chunk := list(islice(records, batch_size)):
-            lines, names, histories = zip(*chunk)
-            try:
-                rankings = recommender.recommend(histories, k, exclude_seen, unknown, batch_size)
-            except UnknownItemError as error:
-                raise UsageError(
-                    f"'{source}' line {lines[error.row]}: unknown item '{error.token}' (--unknown=drop ignores them)"
-                ) from None
-            for name, ranking in zip(names, rankings):
-                write(name, ranking)
-                counts["popularity"] += ranking.source == "popularity"
-                counts["unknown"] += len(ranking.unknown)
-            counts["rows"] += len(chunk)
-            progress.update(len(chunk))
-    return counts
 
 
 @without_recboles_warnings()
@@ -95,31 +51,74 @@ def histories_of_users(checkpoint, users, data_path=None):
 
 def main(args):
     """Run ``recbole-diffusion recommend``; returns 0."""
+    rank, n_ranks = share()
+    check_words(args, n_ranks)
     sampling = {} if args.sampling_steps is None else {"sampling_steps": args.sampling_steps}
+    with alone():  # a share of the files needs no other process
+        recommender = Recommender.load(args.checkpoint, args.device or own_gpu(n_ranks), args.trust_checkpoint, **sampling)
+    how = {"k": args.k, "exclude_seen": args.exclude_seen, "unknown": args.unknown, "batch_size": args.batch_size}
+    if args.user:
+        print_users(args, recommender, how)
+    elif os.path.isdir(args.input):
+        about = {**how, **sampling, "checkpoint": content_of(args.checkpoint)}
+        del about["batch_size"]  # which changes nothing
+        try:
+            counts = recommend_folder(recommender, args.input, args.output, about, args.format and f".{args.format}", **how)
+        except UsageError as error:
+            if rank:  # the first process alone may speak, unless it is another's part that is wrong
+                print(f"error: process {rank}: {error}", file=sys.stderr)
+            raise
+        who = f"process {rank} of {n_ranks}: " if n_ranks > 1 else ""
+        print(f"{who}{counts['parts']} parts, {counts['kept']} of them from before; {describe(counts, args.output)}", flush=True)
+    else:
+        print(describe(recommend_file(recommender, args.input, args.output, **how), args.output))
+    return 0
+
+
+def check_words(args, n_ranks):
+    """Raise UsageError for words that do not go together."""
     if bool(args.user) == bool(args.input):
         raise UsageError("recommend needs either --input, a file of histories, or --user, a user of the data set")
     if bool(args.user) == bool(args.output):
         raise UsageError("--output is required with --input; what --user asks for is printed")
     if args.explain and not args.user:
         raise UsageError("--explain prints a line per factor: it needs --user")
-    recommender = Recommender.load(args.checkpoint, args.device, args.trust_checkpoint, **sampling)
-    if args.user:
-        checkpoint = load_checkpoint(args.checkpoint, args.trust_checkpoint)
-        histories = histories_of_users(checkpoint, args.user, args.data_path)
-        rankings = recommender.recommend(histories, args.k, args.exclude_seen, args.unknown, args.batch_size)
-        for user, history, ranking in zip(args.user, histories, rankings):
-            print(f"{user}, after {len(history)} items, at last {', '.join(history[-3:])}:")
-            reasons = recommender.explain(history, ranking) if args.explain else [{}] * len(ranking)
-            for (token, score), factors in zip(ranking, reasons):
-                print(f"  {token}  {score:.6g}")
-                for name, probability in factors.items():
-                    print(f"      {name}: real with {probability:.3f}")
-        return 0
-    counts = recommend_file(
-        recommender, args.input, args.output, args.k, args.exclude_seen, args.unknown, args.batch_size
-    )
-    print(
-        f"{counts['rows']} histories -> {args.output} ({counts['popularity']} by popularity because they hold no known "
+    is_folder = bool(args.input) and os.path.isdir(args.input)
+    if n_ranks > 1 and not is_folder:
+        raise UsageError("several processes share out the files of a folder: --input must be one")
+    if args.format and not is_folder:
+        raise UsageError("--format is for a folder; of a single file the name of --output says it")
+    if args.format and args.format not in ("csv", "jsonl"):
+        raise UsageError(f"--format must be csv or jsonl, got '{args.format}'")
+    if is_folder and Path(args.output).suffix and not os.path.isdir(args.output):
+        raise UsageError(f"--input is a folder, so that --output must be one: '{args.output}' looks like a file")
+
+
+def own_gpu(n_ranks):
+    """The GPU of this process among several on a machine, where there are GPUs, else None."""
+    import torch
+
+    if n_ranks == 1 or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
+def describe(counts, output):
+    """What was done, as a line."""
+    return (
+        f"{counts['rows']} histories -> {output} ({counts['popularity']} by popularity because they hold no known "
         f"item, {counts['unknown']} unknown items dropped)"
     )
-    return 0
+
+
+def print_users(args, recommender, how):
+    """Print the rankings of users of the data set, with reasons where they are asked for."""
+    checkpoint = load_checkpoint(args.checkpoint, args.trust_checkpoint)
+    histories = histories_of_users(checkpoint, args.user, args.data_path)
+    for user, history, ranking in zip(args.user, histories, recommender.recommend(histories, **how)):
+        print(f"{user}, after {len(history)} items, at last {', '.join(history[-3:])}:")
+        reasons = recommender.explain(history, ranking) if args.explain else [{}] * len(ranking)
+        for (token, score), factors in zip(ranking, reasons):
+            print(f"  {token}  {score:.6g}")
+            for name, probability in factors.items():
+                print(f"      {name}: real with {probability:.3f}")

@@ -12,7 +12,7 @@ import torch
 from recbole_diffusion.cli import dispatch, main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.histories import read_histories
-from recbole_diffusion.serving.recommend import recommend_file
+from recbole_diffusion.serving.recommend_file import recommend_file
 from recbole_diffusion.serving.recommender import Recommender
 
 
@@ -118,7 +118,8 @@ def test_a_user_of_the_data_set_is_looked_up(checkpoint, trained, tmp_path, caps
         ("a.csv", "user,item,time\na,i1,1\na,i2,soon\n", "line 3: 'soon' is no time: write a number or 2024-05-31T12"),
         ("a.csv", "user,item\na,i1\n,i2\n", "line 3: every row needs a user and an item"),
         ("a.csv", "user,item\na,i1\na\n", "line 3: 1 columns instead of 2"),
-        ("a.txt", "i1 i2\n", "must end in .csv or .jsonl"),
+        ("a.txt", "i1 i2\n", "must end in .csv, .jsonl or .parquet"),
+        ("a.parquet", "i1 i2\n", "cannot be read as a Parquet file"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(checkpoint, tmp_path, capsys, name, content, expected):
@@ -147,7 +148,7 @@ def test_wrong_words_are_refused_in_one_line(checkpoint, tmp_path, capsys):
     assert "text.pth' is not a checkpoint" in refused(capsys, f"{tmp_path}/text.pth", *files)
     assert "foreign.pth' is not a checkpoint" in refused(capsys, f"{tmp_path}/foreign.pth", *files)
     (tmp_path / "folder.csv").mkdir()
-    assert "folder.csv' is not a file" in refused(capsys, good, f"--input={tmp_path}/folder.csv", files[1])
+    assert "out.csv' looks like a file" in refused(capsys, good, f"--input={tmp_path}/folder.csv", files[1])
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.csv")
         assert "pipe.csv' is not a file" in refused(capsys, good, f"--input={tmp_path}/pipe.csv", files[1])
