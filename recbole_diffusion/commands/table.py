@@ -40,6 +40,7 @@ COMMANDS = {
     "features": Command("prepare.extract", "prepare.arguments:add_features"),
     "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
+    "index": Command("serving.index", "serving.arguments:add_index"),
     "export": Command("serving.export", "serving.arguments:add_export"),
     "list": Command("commands.listing", "commands.listing:add_arguments"),
     "doctor": Command("doctor", "doctor:add_arguments"),

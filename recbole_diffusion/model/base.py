@@ -212,6 +212,11 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         score = (user * self.item_vectors()[item]).sum(-1)
         return score if met is None else score + met.at(item[:, None]).squeeze(1)
 
+    @property
+    def ranks_by_products(self):
+        """Whether the scores are inner products of :meth:`encode` with :meth:`item_vectors`, and no more than repetition."""
+        return type(self).full_sort_predict is DiffusionSequentialRecommender.full_sort_predict
+
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]; column 0 is padding, which RecBole's trainer removes."""
         user = self.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])

@@ -194,6 +194,11 @@ class RestoringRecommender(DiffusionSequentialRecommender):
     def encode(self, item_seq, item_seq_len):
         return self.sample(item_seq, item_seq_len)[:, 0]
 
+    @property
+    def ranks_by_products(self):
+        """Whether one sample gives the scores."""
+        return self.config["ensemble_seeds"] == 1
+
     def full_sort_predict(self, interaction):
         """Rounding by inner product (Eq. 26): [B, V]; with ``ensemble_seeds`` the log of the mean probability."""
         if self.config["ensemble_seeds"] == 1:

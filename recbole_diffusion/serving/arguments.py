@@ -17,6 +17,21 @@ def add_recommend(parser):
     parser.add_argument("--batch-size", "--batch_size", type=int, default=256, help="histories at once (default: 256)")
     parser.add_argument("--explain", action="store_true", help="with --user: what each factor of MFGAN says of every item")
     parser.add_argument("--sampling-steps", "--sampling_steps", type=int, help="reverse steps, for models that sample")
+    parser.add_argument("--index", nargs="?", const="auto", help="approximate lists: a file of 'index', or the one beside the checkpoint")
+    parser.add_argument("--probes", type=int, help="with --index: how many of its lists a history looks at")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
+    add_trust_argument(parser)
+
+
+def add_index(parser):
+    """Add the arguments of ``recbole-diffusion index`` to an argparse parser."""
+    parser.description = "Sort the items of a model into lists, so that recommend --index ranks those of a few lists only."
+    parser.add_argument("checkpoint", help="file written by a training")
+    parser.add_argument("--output", help="file to write (default: <checkpoint>.index.npz beside it)")
+    parser.add_argument("--lists", type=int, default=0, help="how many (default: the square root of the number of items)")
+    parser.add_argument("--probes", type=int, default=16, help="lists that a history looks at (default: 16)")
+    parser.add_argument("--input", help="histories by which recall is measured (default: drawn by the counts of items)")
+    parser.add_argument("--k", type=int, default=10, help="of recall@k (default: 10)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: as in training)")
     add_trust_argument(parser)
 

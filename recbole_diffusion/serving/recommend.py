@@ -55,12 +55,15 @@ def main(args):
     check_words(args, n_ranks)
     sampling = {} if args.sampling_steps is None else {"sampling_steps": args.sampling_steps}
     with alone():  # a share of the files needs no other process
-        recommender = Recommender.load(args.checkpoint, args.device or own_gpu(n_ranks), args.trust_checkpoint, **sampling)
+        index = {"index": args.index, "n_probes": args.probes}
+        device = args.device or own_gpu(n_ranks)
+        recommender = Recommender.load(args.checkpoint, device, args.trust_checkpoint, **index, **sampling)
     how = {"k": args.k, "exclude_seen": args.exclude_seen, "unknown": args.unknown, "batch_size": args.batch_size}
     if args.user:
         print_users(args, recommender, how)
     elif os.path.isdir(args.input):
-        about = {**how, **sampling, "checkpoint": content_of(args.checkpoint)}
+        found_by = recommender.index and [recommender.index.n_probes, len(recommender.index.lists.centres)]
+        about = {**how, **sampling, "checkpoint": content_of(args.checkpoint), "index": found_by}
         del about["batch_size"]  # which changes nothing
         try:
             counts = recommend_folder(recommender, args.input, args.output, about, args.format and f".{args.format}", **how)
@@ -83,6 +86,8 @@ def check_words(args, n_ranks):
         raise UsageError("--output is required with --input; what --user asks for is printed")
     if args.explain and not args.user:
         raise UsageError("--explain prints a line per factor: it needs --user")
+    if args.probes is not None and args.index is None:
+        raise UsageError("--probes is for --index")
     is_folder = bool(args.input) and os.path.isdir(args.input)
     if n_ranks > 1 and not is_folder:
         raise UsageError("several processes share out the files of a folder: --input must be one")

@@ -14,7 +14,9 @@ from recbole.data.interaction import Interaction
 
 from recbole_diffusion.devices import usable_device
 from recbole_diffusion.errors import UsageError, one_line
+from recbole_diffusion.serving.catalogue import Catalogue
 from recbole_diffusion.serving.histories import is_token
+from recbole_diffusion.serving.index import ItemIndex, Seen, usual_path
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.settings.registry import TRIMMABLE
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
@@ -51,74 +53,11 @@ class Ranking(list[tuple[str, float]]):
         self.source, self.unknown = source, unknown
 
 
-class Catalogue:
-    """What models ask of a data set when they are built, answered from a checkpoint.
-
-    A single user, so that a model with a vector for every user does not fit its own weights and is refused.
-    """
-
-    user_num = 1
-
-    def __init__(self, config: DiffusionConfig, checkpoint: dict[str, Any]) -> None:
-        self._user_field, self._item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
-        self._model, self._checkpoint = config["model"], checkpoint
-        self.item_num = len(checkpoint["item_tokens"])
-        self.field2seqlen = {self._item_field + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"]}
-
-    def num(self, field: str) -> int:
-        """Number of values of the user or the item field."""
-        return {self._user_field: self.user_num, self._item_field: self.item_num}[field]
-
-    def sessions(self) -> Any:
-        """Training sessions that the model itself keeps, as :meth:`SequenceDataset.sessions` returns them."""
-        return self._kept("training_sessions")
-
-    def session_folds(self, *_: Any) -> None:
-        """None: training is over, and new histories see the graph of all sessions."""
-
-    def item_counts(self) -> Any:
-        """Counts that the model itself keeps, as :meth:`SequenceDataset.item_counts` returns them."""
-        return self._kept("item_counts")
-
-    def transitions(self) -> Any:
-        """Counts that the model itself keeps, as :meth:`SequenceDataset.transitions` returns them."""
-        return self._kept("transitions")
-
-    def training_examples(self, *_: Any, **__: Any) -> None:
-        """None: training is over."""
-
-    def item_attributes(self, *_: Any) -> Any:
-        """Attributes that the model itself keeps, as :meth:`SequenceDataset.item_attributes` returns them."""
-        return self._kept("item_attributes")
-
-    def item_features(self, choice: str, missing: str, width: int | None, kind: str = "text") -> torch.Tensor | None:
-        """Item vectors [V, d] of a trained model, None when it was trained without."""
-        weights = self._checkpoint["state_dict"]
-        names = [f"features.{kind}.weight", *(["feature_embedding.weight"] if kind == "text" else [])]
-        return next((weights[name] for name in names if name in weights), None)
-
-    def item_prices(self, *_: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Levels and categories [V] that the model itself keeps, as :meth:`SequenceDataset.item_prices` returns them."""
-        weights = self._checkpoint["state_dict"]
-        return weights.get("price_level"), weights.get("category")
-
-    def __getattr__(self, name: str) -> Any:
-        raise self._not_kept(name)
-
-    def _kept(self, name: str) -> Any:
-        kept = self._checkpoint.get("other_parameter") or {}
-        if name not in kept:
-            raise self._not_kept(name)
-        return kept[name]
-
-    def _not_kept(self, name: str) -> UsageError:
-        return UsageError(
-            f"{self._model} needs '{name}' of its data set, which a checkpoint does not hold: use load_data_and_model"
-        )
-
-
 class Recommender:
     """A trained model that maps item tokens to item tokens.
+
+    Attributes:
+        index (ItemIndex | None): finds items approximately, in place of a ranking of all.
 
     Args:
         config (DiffusionConfig): settings of the model.
@@ -137,6 +76,7 @@ class Recommender:
         self.config, self.network = config, network.eval()
         self.tokens = item_tokens
         self.max_length = config["MAX_ITEM_LIST_LENGTH"]
+        self.index: ItemIndex | None = None
         self._numbers = {token: number for number, token in enumerate(item_tokens) if number}
         self._trims = config.is_plugin_model or config["model"] in TRIMMABLE
         self._popular = None
@@ -146,7 +86,13 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: str | PathLike[str], device: str | None = None, trust_checkpoint: bool = False, **sampling: Any
+        cls,
+        path: str | PathLike[str],
+        device: str | None = None,
+        trust_checkpoint: bool = False,
+        index: str | PathLike[str] | None = None,
+        n_probes: int | None = None,
+        **sampling: Any,
     ) -> Recommender:
         """Read a checkpoint; the data set is not needed.
 
@@ -154,18 +100,24 @@ class Recommender:
             path (str): checkpoint written by :func:`recbole_diffusion.run`.
             trust_checkpoint (bool): read a pickle from elsewhere and execute any code in it.
             device (str, optional): ``cpu``, ``cuda``, ``cuda:1``, ...; by default as in training where there is one.
+            index (str, optional): file of ``recbole-diffusion index``, ``auto`` for the one beside the checkpoint; lists are
+                then approximate.
+            n_probes (int, optional): how many lists of the index a history looks at.
             sampling: ``sampling_steps`` of a diffusion model that samples, for example 1.
 
         Raises:
-            UsageError: when the file is missing, damaged or foreign, when the model cannot recommend for new users, and
-                for a setting that the model does not have.
+            UsageError: when a file is missing, damaged or foreign, when the model cannot recommend for new users, for an index
+                of other weights, and for a setting that the model does not have.
         """
         chosen = None if device is None else usable_device(device)
         checkpoint = load_checkpoint(path, trust_checkpoint)
         config = _restored_config(checkpoint, path, sampling)
         config["device"] = chosen or config["device"]
         network = _restored_network(config, checkpoint, path)
-        return cls(config, network, checkpoint["item_tokens"], _restored_counts(checkpoint, path))
+        recommender = cls(config, network, checkpoint["item_tokens"], _restored_counts(checkpoint, path))
+        if index is not None:
+            recommender.index = ItemIndex.load(usual_path(path) if index == "auto" else index, network, n_probes)
+        return recommender
 
     def recommend(
         self,
@@ -276,6 +228,9 @@ class Recommender:
     @torch.no_grad()
     def _rank(self, histories: list[list[int]], k: int, exclude_seen: bool) -> Iterator[list[tuple[str, float]]]:
         """Best items of histories of item numbers: for each a list of (token, score)."""
+        if self.index is not None:
+            yield from self._rank_by_index(self.index, histories, k, exclude_seen)
+            return
         try:
             scores = self.network.full_sort_predict(self._batch(histories)).view(len(histories), -1)
         except KeyError as error:
@@ -291,6 +246,35 @@ class Recommender:
             raise UsageError("the model's scores are no numbers: its training diverged")
         for values, numbers in zip(best.tolist(), items.tolist()):
             yield [(self.tokens[n], value) for value, n in zip(values, numbers) if value > float("-inf")]
+
+    def _rank_by_index(
+        self, index: ItemIndex, histories: list[list[int]], k: int, exclude_seen: bool
+    ) -> Iterator[list[tuple[str, float]]]:
+        """As :meth:`_rank`, among the items of a few lists and those of the history, with their exact scores."""
+        network, batch = self.network, self._batch(histories)
+        users = network.encode(batch[network.ITEM_SEQ], batch[network.ITEM_SEQ_LEN])
+        table, seen = network.item_vectors(), Seen(histories, users.device)
+        moved = exclude_seen or network.repetition is not None  # items of the history may leave the best
+        wanted = min(k + (seen.items.shape[1] if moved else 0), len(self.tokens) - 1)
+        found = index.lists.top_items(users, table, wanted, n_probes=index.n_probes)
+        scores = torch.einsum("bd,bkd->bk", users.to(table.dtype), table[found])
+        scores = scores.masked_fill(seen.holds(found), float("-inf"))  # they come with the history
+        own = torch.einsum("bd,bkd->bk", users.to(table.dtype), table[seen.items])
+        met = network.met_at_end(batch[network.ITEM_SEQ], batch[network.ITEM_SEQ_LEN])
+        own = own if met is None else own + seen.additions(met, len(table)).to(own.dtype)
+        own = own.masked_fill(seen.is_padding, float("-inf")) if not exclude_seen else torch.full_like(own, float("-inf"))
+        best, places = torch.cat([scores, own], 1).topk(k)
+        if best.isnan().any():
+            raise UsageError("the model's scores are no numbers: its training diverged")
+        items = torch.cat([found, seen.items], 1).gather(1, places)
+        for values, numbers in zip(best.tolist(), items.tolist()):
+            yield [(self.tokens[n], value) for value, n in zip(values, numbers) if value > float("-inf")]
+
+    def popularity(self) -> tuple[list[str], np.ndarray]:
+        """Tokens of the items of the training part, and their shares of it. Raises UsageError where counts are missing."""
+        pairs = [(token, count) for token, count in self._most_popular(len(self.tokens)) if count > 0]
+        counts = np.array([count for _, count in pairs])
+        return [token for token, _ in pairs], counts / counts.sum()
 
     def _batch(self, histories: list[list[int]]) -> Interaction:
         network = self.network

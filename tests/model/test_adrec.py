@@ -9,7 +9,7 @@ from recbole_diffusion import run
 from recbole_diffusion.diffusion.schedules import alpha_bars, named_betas
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
-from recbole_diffusion.serving.recommender import Catalogue
+from recbole_diffusion.serving.catalogue import Catalogue
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 

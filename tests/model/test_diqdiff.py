@@ -13,7 +13,7 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.model import diqdiff
-from recbole_diffusion.serving.recommender import Catalogue
+from recbole_diffusion.serving.catalogue import Catalogue
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.networks import build_model

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from recbole_diffusion import run
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.serving.recommender import Catalogue
+from recbole_diffusion.serving.catalogue import Catalogue
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 

@@ -13,8 +13,9 @@ import torch
 from recbole_diffusion import run
 from recbole_diffusion.cli import main
 from recbole_diffusion.diffusion.keyed_noise import KeyedNoise
+from recbole_diffusion.serving.catalogue import Catalogue
 from recbole_diffusion.serving.export import EXPORTABLE, export_onnx, padded_scorer
-from recbole_diffusion.serving.recommender import Catalogue, Recommender
+from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
