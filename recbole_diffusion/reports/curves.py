@@ -23,14 +23,15 @@ def draw_curves(args):
     """Losses by name on the left, the validation metric on the right, and the chosen epoch marked.
 
     Losses of other models, or summed over batches of another size, have other units: they are drawn relative to their
-    first epoch.
+    first epoch. So is what a model reports of itself after every epoch, in a third panel where there is any.
     """
     runs = {label: read_curves(path) for label, path in labelled_files(args.files).items()}
     first = next(iter(runs.values()))
     metric = recbole_name(args.metric or first["metric"])
     relative = len({run["units"] for run in runs.values()}) > 1
-    figure, (left, right) = new_figure(2)
-    rows = []
+    reports = any(run["history"].get("report") for run in runs.values())
+    figure, (left, right, *third) = new_figure(3 if reports else 2)
+    rows = draw_reports(third[0], runs) if reports else []
     for (label, run), color in zip(runs.items(), COLORS):
         history = run["history"]
         check_metric(metric, history["valid"], label)
@@ -47,13 +48,28 @@ def draw_curves(args):
     unit = "first epoch = 1" if relative else "parts as weighted"
     left.set(xlabel="epoch", ylabel=f"training loss ({unit})", title="Training")
     right.set(xlabel="epoch", ylabel=f"{metric_title(metric)} on validation", title="Validation (dot: chosen epoch)")
-    for axes in (left, right):
+    for axes in (left, right, *third):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    values = [row["drawn"] for row in rows if row["curve"] != metric]
+    losses = {name for run in runs.values() for name in run["history"]["loss"]}
+    values = [row["drawn"] for row in rows if row["curve"] in losses]
     if min(values) > 0 and max(values) > 50 * min(values):
         left.set_yscale("log")
     legend_below(figure, left)
     return figure, rows
+
+
+def draw_reports(axes, runs):
+    """What models report of themselves, relative to the first epoch; returns the numbers."""
+    rows = []
+    for (label, run), color in zip(runs.items(), COLORS):
+        history = run["history"]
+        for (name, values), dashes in zip(history.get("report", {}).items(), ("-", "--", ":", "-.") * 3):
+            drawn = [value / abs(values[0] or 1) for value in values]
+            axes.plot(history["epoch"], drawn, dashes, color=color, label=f"{label}: {name}", linewidth=1.6)
+            rows += [line(label, name, *point) for point in zip(history["epoch"], values, drawn)]
+    axes.set(xlabel="epoch", ylabel="first epoch = 1", title="Reported by the model")
+    axes.legend(fontsize=8)
+    return rows
 
 
 def line(label, curve, epoch, value, drawn):

@@ -65,6 +65,16 @@ def test_learning_curves_are_those_of_the_run(runs):
     assert "epoch" in text and "MRR@5 on validation" in text and "ours: diffusion" in text
 
 
+def test_what_a_model_reports_of_itself_has_a_panel_of_its_own(runs, tmp_path):
+    result = json.loads(Path(runs.files["SASRec"]).read_text(encoding="utf-8"))
+    result["history"]["report"] = {"KL": [4.0, 2.0, 1.0]}
+    write_json(result, tmp_path / "vae.json")
+    assert run_module("plot", ["curves", f"vae={tmp_path / 'vae.json'}", f"plain={runs.files['SASRec']}"]) == 0
+    rows = [row for row in drawn("curves") if row["curve"] == "KL"]
+    assert [(row["run"], float(row["value"]), float(row["drawn"])) for row in rows] == [("vae", 4, 1), ("vae", 2, 0.5), ("vae", 1, 0.25)]
+    assert "Reported by the model" in Path("runs/plots/curves.svg").read_text(encoding="utf-8")
+
+
 def test_learning_curves_of_a_checkpoint_are_those_of_its_result(runs):
     assert run_module("plot", ["curves", f"a={runs.files['SASRec']}", "--name=result"]) == 0
     last = runs.checkpoints["SASRec"].replace("-best.pth", "-last.pth")  # the best one ends at its own epoch
