@@ -54,7 +54,7 @@ class Entry:
 
     Attributes:
         table, title, dataset, row (str): where it stands.
-        published (dict[str, float]): the figures that decide.
+        published (dict[str, float | None]): the figures that decide, None for data of which the paper has none.
         doubts (dict[str, str]): metric -> why a figure of the row cannot be true.
         runs (list[dict]): of the setting that counts, one per seed.
         figures (Figures): of these runs.
@@ -255,12 +255,18 @@ def gather(plan, tables=None):
     presets = [preset for preset in presets if preset.published]
     spread = usual_spread(spread_groups(groups))
     entries = [entry_of(preset, dataset, row, plan, groups, spread)
-               for preset in presets for dataset, rows in preset.published.items() for row in rows]  # fmt: skip
+               for preset in presets for dataset in preset.datasets for row in rows_of(preset, dataset)]  # fmt: skip
     runs = {(entry.dataset, entry.row): entry.runs for entry in entries if entry.runs}
     for (dataset, label), settings in sorted(groups.items()):
         if label in {*plan.twins, *plan.twins.values(), *plan.beyond} and (dataset, label) not in runs:
             runs[dataset, label] = best_setting(honest(settings))
     return Evidence(entries, {key: found for key, found in sorted(runs.items()) if found}, spread)
+
+
+def rows_of(preset, dataset):
+    """Rows of a table on a data set; on one without published figures those that it prints elsewhere."""
+    printed = preset.published.get(dataset)
+    return list(printed or dict.fromkeys(row for rows in preset.published.values() for row in rows))
 
 
 def spread_groups(groups):
@@ -281,9 +287,9 @@ def entry_of(preset, dataset, row, plan, groups, spread):
     candidates = [runs for label in plan.labels(row) for runs in groups.get((dataset, label), [])]
     leaking = best_setting([runs for runs in candidates if runs not in honest(candidates)])
     runs = best_setting(honest(candidates))
-    printed = preset.published[dataset][row]
-    names = deciding(printed)
-    published = {name: printed[name] for name in names}
+    printed = preset.published.get(dataset, {}).get(row, {})
+    names = deciding(printed or preset.metrics)
+    published = {name: printed.get(name) for name in names}
     entry = Entry(preset.name, preset.title, dataset, row, published, impossible_metrics(printed, preset.unit), runs,
                   figures_of(runs, leaking), plan.claim(preset.name, row))  # fmt: skip
     entry.word = verdict(published, entry.figures, set(entry.doubts) & set(names), entry.claim, spread)

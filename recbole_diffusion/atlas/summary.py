@@ -116,7 +116,7 @@ def below_counter(evidence, counters=("Successors", "SKNN")):
             continue
         result = runs[0]["test_result_unmasked"]
         rows = [entry for entry in evidence.entries if entry.dataset == dataset and row_metric(entry) in result
-                and not (entry.claim and entry.claim.kind == "data")]  # fmt: skip
+                and entry.published[row_metric(entry)] is not None and not (entry.claim and entry.claim.kind == "data")]  # fmt: skip
         low = [entry for entry in rows if entry.published[row_metric(entry)] < result[row_metric(entry)]]
         found.setdefault(dataset, {})[label] = (result, low, len(rows))
     return found

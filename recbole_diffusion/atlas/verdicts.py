@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
+UNPUBLISHED = "not published"
 IMPOSSIBLE = "cannot be true"
 REPRODUCED = "reproduced"
 LEAKS = "leaks"
@@ -13,6 +14,7 @@ ABOVE = "above"
 BELOW = "below"
 VERDICTS = {
     NOT_RUN: "no run of ours yet",
+    UNPUBLISHED: "the paper has no figure for these data",
     IMPOSSIBLE: "the published figures of the row contradict one another",
     REPRODUCED: "ours is within two deviations of the published figures",
     LEAKS: "a run of ours that sees test labels is nearer to the published figures than the honest one",
@@ -60,7 +62,7 @@ def verdict(published, ours, impossible=(), claim=None, spread=0.0):
     """The word for a row.
 
     Args:
-        published (dict[str, float]): the metrics that decide, such as HR@10 and NDCG@10, as fractions.
+        published (dict[str, float | None]): the metrics that decide, such as HR@10 and NDCG@10, as fractions.
         ours (Figures): our runs.
         impossible (Collection[str]): metrics of the published row that cannot be true.
         claim (Claim, optional): what is known of the published figures.
@@ -75,6 +77,8 @@ def verdict(published, ours, impossible=(), claim=None, spread=0.0):
         return IMPOSSIBLE
     if not names:
         return NOT_RUN
+    if None in published.values():
+        return UNPUBLISHED
     honest = distance(published, ours.test, names)
     kind = claim.kind if claim else None
     if is_nearer(published, ours.leaking, names, honest):

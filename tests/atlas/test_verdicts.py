@@ -20,6 +20,7 @@ HIGHER = {"hit@10": [0.079], "ndcg@10": [0.0405]}
 def test_the_words_are_those_of_the_legend():
     cases = {
         "not run": verdict(PUBLISHED, Figures()),
+        "not published": verdict(dict.fromkeys(PUBLISHED), Figures(SEEDS)),
         "cannot be true": verdict(PUBLISHED, Figures(SEEDS), impossible={"ndcg@10"}),
         "reproduced": verdict({"hit@10": 0.0729, "ndcg@10": 0.0341}, Figures(SEEDS)),
         "leaks": verdict(PUBLISHED, Figures(SEEDS, leaking=HIGHER)),
