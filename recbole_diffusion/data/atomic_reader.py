@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_diffusion.data.columnar_reader import is_plain, read_plain_text
 from recbole_diffusion.data.numbers import find_first_bad_number, finite
 from recbole_diffusion.errors import UsageError, did_you_mean
 
@@ -18,34 +19,23 @@ class AtomicReader:
     """
 
     def _load_feat(self, filepath, source):
-        """RecBole's loader with checks, and with pandas' C reader: a fifth of the time and of the memory."""
+        """RecBole's loader with checks, by columns where the file is plain and with pandas' C reader otherwise."""
         load_col, unload_col = self._get_load_and_unload_col(source)
         if load_col == set():
             return None
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         if len(separator) != 1 or separator in '"\r\n':  # of several, pandas would make a pattern
             raise UsageError(f"field_separator must be one character that stands between columns, got {separator!r}")
-        has_quotes = _scan_text(filepath, encoding)
-        names = self._read_header(filepath, source, separator, encoding, load_col, unload_col)
-        dtypes = {f"{n}:{t.value}": np.float64 if t == FeatureType.FLOAT else str for n, t in names.items()}
-        try:  # all columns, wanted or not: otherwise pandas says nothing of rows of the wrong width
-            frame = pd.read_csv(filepath, sep=separator, dtype=dtypes, encoding=encoding)
-        except pd.errors.ParserError as error:
-            reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
-            raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{filepath} is not {encoding or 'utf-8'} text: {error} (set --encoding)") from None
-        except ValueError as error:
-            self._blame_number(filepath, names, separator, encoding)
-            raise UsageError(f"{filepath}: {error}") from None
-        if frame.empty:
-            raise UsageError(f"{filepath} holds a header but no rows")
-        if has_quotes:
-            _refuse_swallowed_lines(frame, filepath)
-        if not isinstance(frame.index, pd.RangeIndex):
-            raise UsageError(f"{filepath} line 2 has more columns than the header")
-        _refuse_short_rows(frame, filepath, separator, encoding)
-        frame = frame[list(dtypes)]  # in the order of the file, as names is
+        plain = is_plain(filepath, encoding)
+        has_quotes = not plain and _scan_text(filepath, encoding)
+        cells = header_cells(filepath, separator, encoding)
+        names = self._read_header(filepath, source, cells, separator, load_col, unload_col)
+        kinds = {f"{name}:{kind.value}": kind for name, kind in names.items()}
+        frame = read_plain_text(filepath, separator, cells, kinds) if plain else None
+        if frame is None:
+            frame = _read_strictly(filepath, kinds, separator, encoding, has_quotes)
+        elif source != FeatureSource.INTERACTION:  # small, and looked at by more eyes
+            frame = frame.astype({cell: object for cell, kind in kinds.items() if kind == FeatureType.TOKEN})
         frame.columns = list(names)
         if source in (FeatureSource.ITEM, FeatureSource.USER):
             _refuse_repeated_ids(frame, self.iid_field if source == FeatureSource.ITEM else self.uid_field, filepath)
@@ -57,15 +47,11 @@ class AtomicReader:
             raise UsageError(f"{filepath} line {line}: no number in time field '{self.time_field}'")
         return frame
 
-    def _read_header(self, filepath, source, separator, encoding, load_col, unload_col):
+    def _read_header(self, filepath, source, cells, separator, load_col, unload_col):
         """Name -> FeatureType of the columns to load, which are also registered with the data set."""
-        with open(filepath, encoding=encoding, errors="replace") as file:
-            header = file.readline().rstrip("\r\n").lstrip("\ufeff")
-        if not header:
-            raise UsageError(f"{filepath} is empty: it needs a header such as user_id:token<TAB>item_id:token")
         kinds = {kind.value: kind for kind in FeatureType}
         columns = {}
-        for cell in header.split(separator):
+        for cell in cells:
             name, _, kind = cell.partition(":")
             if not name or kind not in kinds:
                 raise UsageError(
@@ -98,16 +84,6 @@ class AtomicReader:
             )
         return f"{filepath} has no column '{name}'{did_you_mean(name, columns)}, it has {', '.join(columns)}"
 
-    @staticmethod
-    def _blame_number(filepath, names, separator, encoding):
-        with open(filepath, encoding=encoding, errors="replace") as file:
-            header = [cell.partition(":")[0] for cell in file.readline().strip("\r\n\ufeff").split(separator)]
-        for name, kind in names.items():
-            if kind == FeatureType.FLOAT:
-                bad = find_first_bad_number(filepath, header.index(name), separator, encoding=encoding)
-                if bad:
-                    raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
-
     def _split_sequences(self, frame, name, kind, filepath):
         separator, is_text = self.config["seq_separator"], kind == FeatureType.TOKEN_SEQ
         if separator in ("", self.config["field_separator"]):
@@ -124,6 +100,49 @@ class AtomicReader:
                 )
         frame[name] = pd.Series([np.array(row) for row in rows], index=frame.index, dtype=object)
         self.field2seqlen[name] = max(map(len, rows))
+
+
+def header_cells(filepath, separator, encoding):
+    """The first line of a file, cut at its separators. Raises UsageError when it is empty."""
+    with open(filepath, encoding=encoding, errors="replace") as file:
+        header = file.readline().rstrip("\r\n").lstrip("\ufeff")
+    if not header:
+        raise UsageError(f"{filepath} is empty: it needs a header such as user_id:token<TAB>item_id:token")
+    return header.split(separator)
+
+
+def _read_strictly(filepath, kinds, separator, encoding, has_quotes):
+    """Columns of a file with pandas, which says which line is wrong. kinds: header cell -> FeatureType. Raises UsageError."""
+    dtypes = {cell: np.float64 if kind == FeatureType.FLOAT else str for cell, kind in kinds.items()}
+    try:  # all columns, wanted or not: otherwise pandas says nothing of rows of the wrong width
+        frame = pd.read_csv(filepath, sep=separator, dtype=dtypes, encoding=encoding, float_precision="round_trip")
+    except pd.errors.ParserError as error:
+        reason = str(error).strip().replace("Error tokenizing data. C error: ", "")
+        raise UsageError(f"{filepath} has a row of the wrong width: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{filepath} is not {encoding or 'utf-8'} text: {error} (set --encoding)") from None
+    except ValueError as error:
+        _blame_number(filepath, kinds, separator, encoding)
+        raise UsageError(f"{filepath}: {error}") from None
+    if frame.empty:
+        raise UsageError(f"{filepath} holds a header but no rows")
+    if has_quotes:
+        _refuse_swallowed_lines(frame, filepath)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise UsageError(f"{filepath} line 2 has more columns than the header")
+    _refuse_short_rows(frame, filepath, separator, encoding)
+    return frame[list(dtypes)]  # in the order of the file
+
+
+def _blame_number(filepath, kinds, separator, encoding):
+    """Raise UsageError for the first value that is no number in a column of numbers."""
+    cells = header_cells(filepath, separator, encoding)
+    for cell, kind in kinds.items():
+        if kind == FeatureType.FLOAT:
+            bad = find_first_bad_number(filepath, cells.index(cell), separator, encoding=encoding)
+            if bad:
+                name = cell.partition(":")[0]
+                raise UsageError(f"{filepath} line {bad[0]}: '{bad[1]}' is not a number (column '{name}')")
 
 
 def _scan_text(filepath, encoding):

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_diffusion.data.atomic_reader import AtomicReader
+from recbole_diffusion.data.atomic_reader import AtomicReader, header_cells
 from recbole_diffusion.errors import UsageError
 
 # What ``auto`` looks for, the first that there is.
@@ -29,8 +29,9 @@ class ItemFile(AtomicReader):
 
     def columns(self):
         """Name -> FeatureType of its columns. Raises UsageError for a header that is none."""
-        settings = self.config["field_separator"], self.config["encoding"]
-        return self._read_header(self.path, FeatureSource.ITEM, *settings, None, None)
+        separator = self.config["field_separator"]
+        cells = header_cells(self.path, separator, self.config["encoding"])
+        return self._read_header(self.path, FeatureSource.ITEM, cells, separator, None, None)
 
     def values(self, name):
         """Tokens of the items and of the values that they have in a column: list[tuple[str, str]], no pair twice.

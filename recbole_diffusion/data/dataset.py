@@ -20,6 +20,8 @@ from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, T
 from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
 from recbole_diffusion.data.item_sides import ItemSides
+from recbole_diffusion.data.numbering import ArrayNumbering
+from recbole_diffusion.data.orders import stable_order
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.data.splits import ArraySplits, rows_of
@@ -29,7 +31,15 @@ from recbole_diffusion.settings.properties import property_names
 
 
 class SequenceDataset(
-    AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ItemSides, ReadyMadeSplits, ArraySplits, SequentialDataset
+    AtomicReader,
+    ExactFilters,
+    ArrayNumbering,
+    FoldedSessions,
+    ItemAttributes,
+    ItemSides,
+    ReadyMadeSplits,
+    ArraySplits,
+    SequentialDataset,
 ):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
@@ -143,9 +153,7 @@ class SequenceDataset(
                 f"loaded are {columns}"
             )
         # Sorted here in float64: RecBole's tensors are float32, in which seconds since 1970 collide.
-        self.inter_feat = self.inter_feat.sort_values(
-            [self.uid_field, self.time_field], kind="stable", ignore_index=True
-        )
+        self._sort_by_user_and_time()
         self._warn_about_ties()
         self.times = self.inter_feat[self.time_field].to_numpy()
         Dataset._change_feat_format(self)
@@ -153,7 +161,8 @@ class SequenceDataset(
         self._index_prefixes()
 
     def _warn_about_ties(self):
-        same = self.inter_feat[[self.uid_field, self.time_field]].diff().eq(0).all(axis=1).mean()
+        columns = [self.inter_feat[field].to_numpy() for field in (self.uid_field, self.time_field)]
+        same = np.all([column[1:] == column[:-1] for column in columns], axis=0).sum() / len(self.inter_feat)
         if same > 0:
             self.logger.warning(
                 f"{same:.1%} of the interactions share user and time with the one before: they keep the file's order"
@@ -238,7 +247,7 @@ class SequenceDataset(
         """RecBole's order; by time it is exact, although the column is float32, in which seconds since 1970 collide."""
         if by != self.time_field:
             return super().sort(by, ascending)
-        order = np.argsort(self.times[self.inter_feat[TARGET].numpy()], kind="stable")
+        order = stable_order(self.times[self.inter_feat[TARGET].numpy()])
         self.inter_feat = rows_of(self.inter_feat, order if ascending else order[::-1])
 
     def time_based_split(self, ratios, group_by):

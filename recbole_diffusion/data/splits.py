@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.data.orders import grouped_order
+
 
 def rows_of(feat, index):
     """Some rows of an ``Interaction``, in the order of their numbers (array or tensor), which RecBole looks up one by one."""
@@ -52,7 +54,7 @@ class ArraySplits:
     def _places(self, field):
         """Rows group by group, in their order; the place of each in its group, and the group's size: arrays [n]."""
         keys = self.inter_feat[field].numpy()
-        order = np.argsort(keys, kind="stable")
+        order = grouped_order(keys)
         starts = np.flatnonzero(np.append(True, keys[order][1:] != keys[order][:-1])) if len(keys) else np.zeros(0, int)
         sizes = np.diff(np.append(starts, len(keys)))
         return order, np.arange(len(keys)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
