@@ -41,6 +41,7 @@ COMMANDS = {
     "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
     "export": Command("serving.export", "serving.arguments:add_export"),
+    "cache": Command("commands.cache", "commands.cache:add_arguments"),
     "list": Command("commands.listing", "commands.listing:add_arguments"),
     "doctor": Command("doctor", "doctor:add_arguments"),
 }
