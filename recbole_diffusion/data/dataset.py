@@ -5,7 +5,6 @@ integers, and the padded rows exist only for the batch that is asked for.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
+from recbole_diffusion.data.atomic_files import find_atomic, inter_files
 from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.attributes import ItemAttributes
 from recbole_diffusion.data.columns import check_kinds
@@ -68,8 +68,8 @@ class SequenceDataset(
         if self.benchmark_filename_list is not None:
             files = [f"{token}.{part}.inter" for part in self.benchmark_filename_list]
         known = [name for name in property_names("dataset") if name != token]
-        missing = [file for file in files if not os.path.isfile(os.path.join(dataset_path, file))]
-        found = sorted(path.name for path in Path(dataset_path).glob(f"{token}.*.inter"))
+        missing = [file for file in files if not find_atomic(dataset_path, file)]
+        found = sorted(path.name for path in inter_files(dataset_path, f"{token}.*"))
         if missing and found and self.benchmark_filename_list is not None:
             raise UsageError(
                 f"file '{missing[0]}' of dataset '{token}' not found in '{os.path.abspath(dataset_path)}', "
