@@ -202,7 +202,7 @@ from recbole_diffusion.data import kept
 kept.SMALLEST = 1
 from recbole_diffusion.quick_start import prepare_data
 from recbole_diffusion.testing import make_config
-for _ in range(5):
+for _ in range(3):
     data, counts, parts = prepare_data(make_config("SimDiffRec", sys.argv[1], user_inter_num_interval="[3,inf)"))
     assert counts == {"users": 34, "items": 15, "interactions": int(sys.argv[2])}, counts
     assert sum(len(part) for part in parts) > 0 and int(data.flat["item_id"].max()) == 15
