@@ -79,7 +79,10 @@ def read_plain_text(path, separator, cells, kinds):
         table = csv.read_csv(path, csv.ReadOptions(block_size=BLOCK), parse, convert)
     except arrow.ArrowException:
         return None
-    return frame_of(table, kinds)
+    frame = frame_of(table, kinds)
+    del table
+    arrow.default_memory_pool().release_unused()
+    return frame
 
 
 def frame_of(table, kinds):

@@ -171,18 +171,17 @@ class SequenceDataset(
     def _index_prefixes(self):
         """Every prefix of a user is an example: history ``flat[start : start + length]``, target right after it."""
         users = self.inter_feat[self.uid_field].numpy()
-        rows = np.arange(len(users))
         opens = np.ones(len(users), dtype=bool)
         opens[1:] = users[1:] != users[:-1]
-        user_start = np.maximum.accumulate(np.where(opens, rows, 0))
-        target = rows[~opens]
+        target, first = np.flatnonzero(~opens), np.flatnonzero(opens)
         if not len(target):
             raise UsageError(f"dataset '{self.dataset_name}' holds no examples: every user has one interaction")
-        start = np.maximum(user_start[target], target - self.max_item_list_len)
+        user_start = np.repeat(first, np.diff(np.append(first, len(users))) - 1)
+        start = np.maximum(user_start, target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
         examples = rows_of(self.inter_feat, target)
-        examples.update(self._index_columns(start, target - start, user_start[target], target))
+        examples.update(self._index_columns(start, target - start, user_start, target))
         self.inter_feat = examples
 
     def _take_lists(self):
@@ -248,7 +247,16 @@ class SequenceDataset(
         if by != self.time_field:
             return super().sort(by, ascending)
         order = stable_order(self.times[self.inter_feat[TARGET].numpy()])
-        self.inter_feat = rows_of(self.inter_feat, order if ascending else order[::-1])
+        columns = self.inter_feat.interaction  # one by one, or all would be there twice
+        for name in columns:
+            columns[name] = columns[name][torch.from_numpy(order if ascending else order[::-1].copy())]
+
+    def _training_rows(self, rows):
+        """With ``train_view: sequence`` the last of every user, see :meth:`longest_examples`."""
+        if self.config["train_view"] != "sequence" or not self.lists_items_only:
+            return rows
+        users = self.inter_feat[self.uid_field].numpy()[rows]
+        return rows[np.append(users[1:] != users[:-1], True)] if len(rows) else rows
 
     def time_based_split(self, ratios, group_by):
         """RecBole's split at a moment of all users, which is found and compared in float64."""

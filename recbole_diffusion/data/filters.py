@@ -77,6 +77,11 @@ class ExactFilters:
                     kept = self._within_intervals(frame[field].to_numpy(), self._parse_intervals_str(allowed))
                 setattr(self, name, frame[kept])
 
+    def _filter_inter_by_user_or_item(self):
+        """RecBole's, which copies everything even where there are no files of users and items."""
+        if self.user_feat is not None or self.item_feat is not None:
+            super()._filter_inter_by_user_or_item()
+
     def _filter_by_inter_num(self):
         """RecBole's filter by numbers of interactions (k-core), which goes round until all that is left fits.
 
@@ -94,13 +99,14 @@ class ExactFilters:
             for name, (_, field) in sides.items()
             if intervals[name]
         }
-        kept = np.arange(len(self.inter_feat))
+        n = len(self.inter_feat)
+        kept = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
         while any([side.ban(self._within_intervals) for side in sides.values()]):
             gone = np.any([side.banned[side.numbers[kept]] for side in sides.values()], axis=0)
             for side in sides.values():
                 side.uncount(kept[gone])
             kept = kept[~gone]
-        if len(kept) < len(self.inter_feat):
+        if len(kept) < n:
             self.inter_feat = self.inter_feat.take(kept)
         for name, side in sides.items():
             if side.file is not None and not side.in_file.all():

@@ -20,6 +20,7 @@ def stable_order(values):
     order = np.argsort(values)
     ranked = values[order]
     changes = ranked[1:] != ranked[:-1]
+    del ranked  # columns may be a tenth of the memory
     if changes.all():
         return order
     keys = np.zeros(len(order), dtype=np.int64)
@@ -43,5 +44,6 @@ def grouped_order(groups):
     n = len(groups)
     if not n:
         return np.zeros(0, dtype=np.int64)
-    cells = coo_array((np.ones(n, dtype=np.int8), (groups, np.arange(n))), shape=(int(groups.max()) + 1, n))
+    rows = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+    cells = coo_array((np.ones(n, dtype=np.int8), (groups, rows)), shape=(int(groups.max()) + 1, n))
     return cells.tocsr().indices.astype(np.int64)
