@@ -6,9 +6,12 @@ import pytest
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType
 
+from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.filters import ExactFilters
+from recbole_diffusion.data.loaders import build_loaders, samplers_of
 from recbole_diffusion.data.numbering import ArrayNumbering
 from recbole_diffusion.data.orders import grouped_order, stable_order
+from recbole_diffusion.testing import make_config, write_sequences
 
 INTERVALS = [None, "[2,inf)", "[3,inf)", "(1,6]", "[1,2];[4,inf)", "[4,inf);[1,2]", "[0,5)", "(9,1)", "nonsense"]
 
@@ -104,3 +107,15 @@ def test_orders_are_numpys_stable_ones(seed):
         assert stable_order(values).tolist() == np.argsort(values, kind="stable").tolist()
     assert grouped_order(whole).tolist() == np.argsort(whole, kind="stable").tolist()
     assert grouped_order(whole.astype(np.int32)).dtype == np.int64
+
+
+@pytest.mark.parametrize("mode, sampled", [("full", False), ("uni5", True)])
+def test_loaders_hold_no_list_of_all_rows_and_no_set_for_every_user(tmp_path, mode, sampled):
+    folder = write_sequences([[(user + step) % 15 + 1 for step in range(4 + user % 5)] for user in range(30)], tmp_path, "cycle")
+    config = make_config("SASRec", folder, eval_args={"mode": {"valid": mode, "test": mode}})
+    data = create_dataset(config)
+    parts = data.build()
+    assert (samplers_of(config, data, parts)[1] is not None) == sampled
+    for loader in build_loaders(config, data, parts)[: 1 if sampled else 3]:
+        assert vars(loader)["dataset"] == range(loader.sample_size)  # loader.dataset is the data set
+        assert sum(len(batch[0] if isinstance(batch, tuple) else batch) for batch in loader) == loader.sample_size
