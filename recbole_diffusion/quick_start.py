@@ -15,6 +15,7 @@ import torch
 
 from recbole_diffusion import processes, threads
 from recbole_diffusion.data.build import check_against_data, create_dataset
+from recbole_diffusion.data.kept import kept_or_made
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
@@ -208,7 +209,12 @@ def introduce(config: DiffusionConfig, counts: dict[str, int], loaders: list[Any
 
 
 def prepare_data(config: DiffusionConfig) -> tuple[Any, dict[str, int], list[Any]]:
-    """The data set, its counts before it is split, and its parts. Raises UsageError."""
+    """The data set, its counts before it is split, and its parts, kept ones where there are. Raises UsageError."""
+    return kept_or_made(config, prepare_anew)
+
+
+def prepare_anew(config: DiffusionConfig) -> tuple[Any, dict[str, int], list[Any]]:
+    """What :func:`prepare_data` gives, from the files. Raises UsageError."""
     data = create_dataset(config)
     return data, data_counts(data), data.build()
 
@@ -270,8 +276,8 @@ def load_data_and_model(
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"'{model_file}' has damaged settings: {type(error).__name__} {error}") from error
     start_torch(config)
-    data = create_dataset(config)
-    loaders = build_loaders(config, data)
+    data, _, parts = prepare_data(config)
+    loaders = build_loaders(config, data, parts)
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
     known = checkpoint["item_tokens"]
     if known is not None and tokens != known:

@@ -27,6 +27,7 @@ USAGE = """usage: recbole-diffusion [run | train] --model=NAME --dataset=NAME [-
        recbole-diffusion augment NAME --checkpoint=CHECKPOINT [--KEY=VALUE ...]
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
        recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
+       recbole-diffusion cache [NAME] [--clear]
        recbole-diffusion list models | datasets | presets | papers
        recbole-diffusion doctor
        recbole-diffusion help [COMMAND]

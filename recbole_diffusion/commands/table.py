@@ -42,6 +42,7 @@ COMMANDS = {
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
     "index": Command("serving.index", "serving.arguments:add_index"),
     "export": Command("serving.export", "serving.arguments:add_export"),
+    "cache": Command("commands.cache", "commands.cache:add_arguments"),
     "list": Command("commands.listing", "commands.listing:add_arguments"),
     "doctor": Command("doctor", "doctor:add_arguments"),
 }

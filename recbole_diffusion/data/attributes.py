@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_diffusion.data.atomic_reader import AtomicReader
+from recbole_diffusion.data.atomic_files import find_atomic, is_parquet
+from recbole_diffusion.data.atomic_reader import AtomicReader, header_cells
+from recbole_diffusion.data.parquet_reader import parquet_cells
 from recbole_diffusion.errors import UsageError
 
 # What ``auto`` looks for, the first that there is.
@@ -29,8 +31,11 @@ class ItemFile(AtomicReader):
 
     def columns(self):
         """Name -> FeatureType of its columns. Raises UsageError for a header that is none."""
-        settings = self.config["field_separator"], self.config["encoding"]
-        return self._read_header(self.path, FeatureSource.ITEM, *settings, None, None)
+        if is_parquet(self.path):
+            cells = parquet_cells(self.path)
+        else:
+            cells = header_cells(self.path, self.config["field_separator"], self.config["encoding"])
+        return self._read_header(self.path, FeatureSource.ITEM, cells, "of the item file", None, None)
 
     def values(self, name):
         """Tokens of the items and of the values that they have in a column: list[tuple[str, str]], no pair twice.
@@ -69,7 +74,9 @@ class ItemAttributes:
         """
         if choice == "none":
             return {}
-        file = ItemFile(self.config, Path(self.config["data_path"]) / f"{self.dataset_name}.item")
+        name = f"{self.dataset_name}.item"
+        path = find_atomic(self.config["data_path"], name) or Path(self.config["data_path"]) / name
+        file = ItemFile(self.config, path)
         names = self._usual(file) if choice == "auto" else self._named(file, choice)
         attributes = {name: self._numbered(file, name) for name in names}
         if not attributes:

@@ -5,7 +5,6 @@ integers, and the padded rows exist only for the batch that is asked for.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
+from recbole_diffusion.data.atomic_files import find_atomic, inter_files
 from recbole_diffusion.data.atomic_reader import AtomicReader
 from recbole_diffusion.data.attributes import ItemAttributes
 from recbole_diffusion.data.columns import check_kinds
@@ -20,6 +20,8 @@ from recbole_diffusion.data.examples import HISTORY_START, TARGET, USER_START, T
 from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
 from recbole_diffusion.data.item_sides import ItemSides
+from recbole_diffusion.data.numbering import ArrayNumbering
+from recbole_diffusion.data.orders import stable_order
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.data.splits import ArraySplits, rows_of
@@ -29,7 +31,15 @@ from recbole_diffusion.settings.properties import property_names
 
 
 class SequenceDataset(
-    AtomicReader, ExactFilters, FoldedSessions, ItemAttributes, ItemSides, ReadyMadeSplits, ArraySplits, SequentialDataset
+    AtomicReader,
+    ExactFilters,
+    ArrayNumbering,
+    FoldedSessions,
+    ItemAttributes,
+    ItemSides,
+    ReadyMadeSplits,
+    ArraySplits,
+    SequentialDataset,
 ):
     """RecBole's sequential data set with lazily built histories and strict input checks.
 
@@ -58,8 +68,8 @@ class SequenceDataset(
         if self.benchmark_filename_list is not None:
             files = [f"{token}.{part}.inter" for part in self.benchmark_filename_list]
         known = [name for name in property_names("dataset") if name != token]
-        missing = [file for file in files if not os.path.isfile(os.path.join(dataset_path, file))]
-        found = sorted(path.name for path in Path(dataset_path).glob(f"{token}.*.inter"))
+        missing = [file for file in files if not find_atomic(dataset_path, file)]
+        found = sorted(path.name for path in inter_files(dataset_path, f"{token}.*"))
         if missing and found and self.benchmark_filename_list is not None:
             raise UsageError(
                 f"file '{missing[0]}' of dataset '{token}' not found in '{os.path.abspath(dataset_path)}', "
@@ -143,9 +153,7 @@ class SequenceDataset(
                 f"loaded are {columns}"
             )
         # Sorted here in float64: RecBole's tensors are float32, in which seconds since 1970 collide.
-        self.inter_feat = self.inter_feat.sort_values(
-            [self.uid_field, self.time_field], kind="stable", ignore_index=True
-        )
+        self._sort_by_user_and_time()
         self._warn_about_ties()
         self.times = self.inter_feat[self.time_field].to_numpy()
         Dataset._change_feat_format(self)
@@ -153,7 +161,8 @@ class SequenceDataset(
         self._index_prefixes()
 
     def _warn_about_ties(self):
-        same = self.inter_feat[[self.uid_field, self.time_field]].diff().eq(0).all(axis=1).mean()
+        columns = [self.inter_feat[field].to_numpy() for field in (self.uid_field, self.time_field)]
+        same = np.all([column[1:] == column[:-1] for column in columns], axis=0).sum() / len(self.inter_feat)
         if same > 0:
             self.logger.warning(
                 f"{same:.1%} of the interactions share user and time with the one before: they keep the file's order"
@@ -162,18 +171,17 @@ class SequenceDataset(
     def _index_prefixes(self):
         """Every prefix of a user is an example: history ``flat[start : start + length]``, target right after it."""
         users = self.inter_feat[self.uid_field].numpy()
-        rows = np.arange(len(users))
         opens = np.ones(len(users), dtype=bool)
         opens[1:] = users[1:] != users[:-1]
-        user_start = np.maximum.accumulate(np.where(opens, rows, 0))
-        target = rows[~opens]
+        target, first = np.flatnonzero(~opens), np.flatnonzero(opens)
         if not len(target):
             raise UsageError(f"dataset '{self.dataset_name}' holds no examples: every user has one interaction")
-        start = np.maximum(user_start[target], target - self.max_item_list_len)
+        user_start = np.repeat(first, np.diff(np.append(first, len(users))) - 1)
+        start = np.maximum(user_start, target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
         examples = rows_of(self.inter_feat, target)
-        examples.update(self._index_columns(start, target - start, user_start[target], target))
+        examples.update(self._index_columns(start, target - start, user_start, target))
         self.inter_feat = examples
 
     def _take_lists(self):
@@ -238,8 +246,17 @@ class SequenceDataset(
         """RecBole's order; by time it is exact, although the column is float32, in which seconds since 1970 collide."""
         if by != self.time_field:
             return super().sort(by, ascending)
-        order = np.argsort(self.times[self.inter_feat[TARGET].numpy()], kind="stable")
-        self.inter_feat = rows_of(self.inter_feat, order if ascending else order[::-1])
+        order = stable_order(self.times[self.inter_feat[TARGET].numpy()])
+        columns = self.inter_feat.interaction  # one by one, or all would be there twice
+        for name in columns:
+            columns[name] = columns[name][torch.from_numpy(order if ascending else order[::-1].copy())]
+
+    def _training_rows(self, rows):
+        """With ``train_view: sequence`` the last of every user, see :meth:`longest_examples`."""
+        if self.config["train_view"] != "sequence" or not self.lists_items_only:
+            return rows
+        users = self.inter_feat[self.uid_field].numpy()[rows]
+        return rows[np.append(users[1:] != users[:-1], True)] if len(rows) else rows
 
     def time_based_split(self, ratios, group_by):
         """RecBole's split at a moment of all users, which is found and compared in float64."""

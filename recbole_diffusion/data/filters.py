@@ -1,7 +1,10 @@
 """RecBole's filters and order, exactly: what goes are the rows that are meant, and a log line counts them."""
 
+import numpy as np
+import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_diffusion.data.orders import grouped_order, stable_order
 from recbole_diffusion.errors import UsageError
 
 
@@ -19,9 +22,14 @@ class ExactFilters:
     def _change_feat_format(self):
         """Order the rows while their times are float64; RecBole's tensors are float32, whose sort keeps this order."""
         if self.benchmark_filename_list is None and self.time_field in self.inter_feat:
-            order = [self.uid_field, self.time_field]
-            self.inter_feat = self.inter_feat.sort_values(order, kind="stable", ignore_index=True)
+            self._sort_by_user_and_time()
         super()._change_feat_format()
+
+    def _sort_by_user_and_time(self):
+        """Rows of one user after the other, each in the order of time; in one moment the order of the file decides."""
+        order = stable_order(self.inter_feat[self.time_field].to_numpy())
+        order = order[grouped_order(self.inter_feat[self.uid_field].to_numpy()[order])]
+        self.inter_feat = pd.DataFrame({name: column.array.take(order) for name, column in self.inter_feat.items()}, copy=False)
 
     def _filter_nan_user_or_item(self):
         """Drop rows without user or item, of all files."""
@@ -30,7 +38,8 @@ class ExactFilters:
         if self.item_feat is not None:
             self._drop_rows("item_feat", self.item_feat[self.iid_field].isna(), f"no {self.iid_field}")
         ids = self.inter_feat.columns.intersection([self.uid_field, self.iid_field])
-        self._drop_rows("inter_feat", self.inter_feat[ids].isna().any(axis=1), f"no {' or no '.join(ids)}")
+        broken = pd.Series(np.any([self.inter_feat[name].isna() for name in ids], axis=0))
+        self._drop_rows("inter_feat", broken, f"no {' or no '.join(ids)}")
 
     def _drop_rows(self, name, broken, reason):
         """Drop the rows of a frame for which a column [n] is True."""
@@ -67,3 +76,89 @@ class ExactFilters:
                 else:
                     kept = self._within_intervals(frame[field].to_numpy(), self._parse_intervals_str(allowed))
                 setattr(self, name, frame[kept])
+
+    def _filter_inter_by_user_or_item(self):
+        """RecBole's, which copies everything even where there are no files of users and items."""
+        if self.user_feat is not None or self.item_feat is not None:
+            super()._filter_inter_by_user_or_item()
+
+    def _filter_by_inter_num(self):
+        """RecBole's filter by numbers of interactions (k-core), which goes round until all that is left fits.
+
+        Users and items are counted by their numbers instead of by their names. In each round everyone that is outside
+        goes at once; users and items of their own files go when they have too few interactions, or none.
+        """
+        if self.uid_field is None or self.iid_field is None:
+            return
+        sides = {"user": ("user_inter_num_interval", self.uid_field), "item": ("item_inter_num_interval", self.iid_field)}
+        intervals = {name: self._intervals(setting) for name, (setting, _) in sides.items()}
+        if not any(intervals.values()):
+            return
+        sides = {
+            name: CountedSide(intervals[name], self.inter_feat[field], getattr(self, f"{name}_feat"), field)
+            for name, (_, field) in sides.items()
+            if intervals[name]
+        }
+        n = len(self.inter_feat)
+        kept = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+        while any([side.ban(self._within_intervals) for side in sides.values()]):
+            gone = np.any([side.banned[side.numbers[kept]] for side in sides.values()], axis=0)
+            for side in sides.values():
+                side.uncount(kept[gone])
+            kept = kept[~gone]
+        if len(kept) < n:
+            self.inter_feat = self.inter_feat.take(kept)
+        for name, side in sides.items():
+            if side.file is not None and not side.in_file.all():
+                setattr(self, f"{name}_feat", side.file.take(np.flatnonzero(side.in_file)))
+
+    def _intervals(self, setting):
+        """The intervals of a setting, None where it says nothing."""
+        intervals = self._parse_intervals_str(self.config[setting]) or None
+        if intervals and len(intervals) > 1:
+            self.logger.warning(f"{setting} has several intervals, of which one must hold")
+        return intervals
+
+
+class CountedSide:
+    """Users or items while they are filtered by their numbers of interactions.
+
+    Args:
+        intervals (list): as RecBole reads them.
+        column (pandas.Series): names of the interactions, all there.
+        file (pandas.DataFrame or None): their own file.
+        field (str): its column of names.
+    """
+
+    def __init__(self, intervals, column, file, field):
+        self.intervals, self.file = intervals, file
+        self.numbers, names = numbered(column)
+        self.counts = np.bincount(self.numbers, minlength=len(names))
+        self.banned = np.zeros(len(names), dtype=bool)
+        if file is not None:
+            self.in_file = np.ones(len(file), dtype=bool)
+            self.file_numbers = pd.Index(names, dtype=object).get_indexer(file[field])  # -1: no interactions
+
+    def ban(self, within):
+        """Ban everyone who is outside; whether there is anyone new. within: counts and intervals to whether they fit."""
+        outside = (self.counts > 0) & ~within(self.counts, self.intervals)
+        few = np.zeros(0, dtype=bool)
+        if self.file is not None:
+            known = self.file_numbers >= 0
+            few = self.in_file & (np.where(known, self.counts[self.file_numbers], 0) < self.intervals[0][1])
+            outside[self.file_numbers[few & known]] = True
+            self.in_file &= ~(few | (known & outside[self.file_numbers]))
+        self.banned |= outside
+        return bool(outside.any() or few.any())
+
+    def uncount(self, rows):
+        """Take some interactions, an array of their rows, out of the counts."""
+        self.counts -= np.bincount(self.numbers[rows], minlength=len(self.counts))
+
+
+def numbered(column):
+    """A number of each value of a column of names, and the names: int arrays [n] and an array of objects [V]."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(), column.cat.categories.to_numpy()
+    numbers, names = pd.factorize(column)
+    return numbers, np.asarray(names, dtype=object)

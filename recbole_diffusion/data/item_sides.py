@@ -94,7 +94,7 @@ class ItemSides:
         Raises:
             UsageError: when a column that is named does not exist, a price is no number, or none is given.
         """
-        path = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
+        path = Path(self.config["data_path"]) / f"{self.dataset_name}.item"  # as text only
         prices = self._item_column(path, "price", price)
         if prices is None:
             return None, None

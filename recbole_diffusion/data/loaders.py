@@ -14,7 +14,17 @@ from recbole_diffusion.errors import UsageError
 BATCHES_PER_POOL = 50
 
 
-class SharedTrainDataLoader(TrainDataLoader):
+class RowNumbers(torch.utils.data.DataLoader):
+    """PyTorch's loader of row numbers, which RecBole hands over as a list of them all: a range takes no memory.
+
+    It stands behind RecBole's loaders in the order of classes, and so between them and PyTorch's.
+    """
+
+    def __init__(self, dataset, **options):
+        super().__init__(range(len(dataset)), **options)
+
+
+class SharedTrainDataLoader(TrainDataLoader, RowNumbers):
     """The batches of a single process, of which every process gets its share of the rows.
 
     A batch of fewer rows than processes belongs to the first one, the others get ``None``.
@@ -87,7 +97,7 @@ def group_by_length(lengths, batch_size, generator):
     return np.concatenate([batches.reshape(-1), order[full * batch_size :]])
 
 
-class SequenceEvalDataLoader(FullSortEvalDataLoader):
+class SequenceEvalDataLoader(FullSortEvalDataLoader, RowNumbers):
     """Full ranking that also hands over the seen items when ``mask_history`` is on."""
 
     mask_history = False
@@ -122,7 +132,7 @@ def build_loaders(config, dataset, parts=None):
         UsageError: when ``mask_history`` cannot be done, and see :meth:`SequenceDataset.build`.
     """
     parts = parts or dataset.build()
-    samplers = create_samplers(config, dataset, parts)
+    samplers = samplers_of(config, dataset, parts)
     grouped = config["trim_padding"] and not config.is_plugin_model  # packed models have no padding to save
     train_class = LengthGroupedTrainDataLoader if grouped and config["shuffle"] else SharedTrainDataLoader
     if config["graph_folds"]:
@@ -132,6 +142,15 @@ def build_loaders(config, dataset, parts=None):
         _eval_loader(config, own_users(part, phase), sampler, phase) if len(part) else None
         for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"))
     )
+
+
+def samplers_of(config, dataset, parts):
+    """RecBole's samplers of negatives for the three parts; None where nothing is drawn: they hold a set for every user."""
+    modes = config["eval_args"]["mode"]
+    ranks_all = all(modes[phase] == "full" for phase in ("valid", "test"))
+    if ranks_all and config["train_neg_sample_args"]["distribution"] == "none":
+        return None, None, None
+    return create_samplers(config, dataset, parts)
 
 
 def own_users(part, phase):

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.data.orders import grouped_order
+
 
 def rows_of(feat, index):
     """Some rows of an ``Interaction``, in the order of their numbers (array or tensor), which RecBole looks up one by one."""
@@ -52,12 +54,19 @@ class ArraySplits:
     def _places(self, field):
         """Rows group by group, in their order; the place of each in its group, and the group's size: arrays [n]."""
         keys = self.inter_feat[field].numpy()
-        order = np.argsort(keys, kind="stable")
+        order = grouped_order(keys)
         starts = np.flatnonzero(np.append(True, keys[order][1:] != keys[order][:-1])) if len(keys) else np.zeros(0, int)
-        sizes = np.diff(np.append(starts, len(keys)))
-        return order, np.arange(len(keys)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
+        small = np.int32 if len(keys) < 2**31 else np.int64
+        sizes = np.diff(np.append(starts, len(keys))).astype(small)
+        return order, np.arange(len(keys), dtype=small) - np.repeat(starts.astype(small), sizes), np.repeat(sizes, sizes)
 
     def _parts(self, order, part, n_parts):
         """Copies of the data set with the rows of each part. order, part: [n]."""
         self._drop_unused_col()
-        return [self.copy(rows_of(self.inter_feat, order[part == number])) for number in range(n_parts)]
+        rows = [order[part == number] for number in range(n_parts)]
+        rows[0] = self._training_rows(rows[0])
+        return [self.copy(rows_of(self.inter_feat, index)) for index in rows]
+
+    def _training_rows(self, rows):
+        """Rows of the training part, group by group, of which a data set may need some only: [n] -> [m]."""
+        return rows

@@ -74,7 +74,7 @@ def data_files(config):
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = [f"{part}.inter" for part in config["benchmark_filename"] or []] or ["inter"]
     others = [*(config["load_col"] or {}), *(config["additional_feat_suffix"] or [])]
-    candidates = [folder / f"{name}.{part}" for part in [*parts, *others]]
+    candidates = [folder / f"{name}.{part}{end}" for part in [*parts, *others] for end in ("", ".parquet")]
     candidates += [features_file(folder.parent, name, kind) for kind, (key, *_) in KINDS.items() if config[key] == "auto"]
     if config["attribute"] or config["factors"] or config["price_column"] not in (None, "none"):
         candidates.append(folder / f"{name}.item")

@@ -5,8 +5,10 @@ from array import array
 
 import numpy as np
 
+from recbole_diffusion.data.atomic_files import is_parquet
 from recbole_diffusion.data.numbers import MISSING, finite
 from recbole_diffusion.errors import did_you_mean
+from recbole_diffusion.prepare.parquet_files import lines_of_parquet
 
 TYPES = ("token", "float", "token_seq", "float_seq")
 
@@ -14,8 +16,8 @@ TYPES = ("token", "float", "token_seq", "float_seq")
 class Finding:
     """How often something was found, and where first."""
 
-    def __init__(self):
-        self.count, self.line, self.text = 0, None, None
+    def __init__(self, unit="line"):
+        self.count, self.line, self.text, self.unit = 0, None, None, unit
 
     def add(self, line, text=""):
         if not self.count:
@@ -23,17 +25,17 @@ class Finding:
         self.count += 1
 
     def __str__(self):
-        return f"{self.count} row(s), the first is line {self.line}"
+        return f"{self.count} row(s), the first is {self.unit} {self.line}"
 
 
 class Column:
     """Values of one column: numbers of tokens (-1: missing) or floats (nan: missing or not a number)."""
 
-    def __init__(self, name, kind, seq_separator, keep_words=False):
+    def __init__(self, name, kind, seq_separator, keep_words=False, unit="line"):
         self.name, self.kind, self.seq_separator, self.keep_words = name, kind, seq_separator, keep_words
         self.values = array("d" if kind == "float" else "i")
         self.numbers = {}
-        self.missing, self.not_a_number = Finding(), Finding()
+        self.missing, self.not_a_number = Finding(unit), Finding(unit)
 
     def add(self, line, text):
         missing = text in MISSING
@@ -71,9 +73,13 @@ class Table:
         self.problems = []
         self.columns = {}
         self.lines, self.hashes = array("q"), array("q")
+        self.unit = "row" if is_parquet(path) else "line"
         self.wrong_width, self.quotes = Finding(), Finding()
         self.separator, self.encoding = settings["field_separator"], settings["encoding"] or "utf-8"
         self._usual_kinds = usual_kinds(settings)
+        if is_parquet(path):
+            self._read_parquet(settings["seq_separator"])
+            return
         with open(path, "rb") as file:
             self._read_header(file.readline(), settings["seq_separator"])
             if not self.problems:
@@ -98,6 +104,17 @@ class Table:
         for name in names:
             self._add_column(name, seq_separator)
 
+    def _read_parquet(self, seq_separator):
+        """The same of a Parquet file; its rows are counted from 1."""
+        rows = lines_of_parquet(self.path, seq_separator)
+        for name in next(rows):
+            self._add_column(name, seq_separator)
+        for number, parts in enumerate([] if self.problems else rows, 1):
+            self.lines.append(number)
+            self.hashes.append(hash("\t".join(parts)))
+            for column, part in zip(self.columns.values(), parts):
+                column.add(number, part)
+
     def _add_column(self, header, seq_separator):
         name, colon, kind = header.partition(":")
         if not colon:
@@ -109,7 +126,7 @@ class Table:
             self._problem(f"the header field '{header}' has an unknown type{hint}, use one of: {', '.join(TYPES)}")
         elif name in self.columns:
             self._problem(f"the header names the field '{name}' twice, rename one")
-        self.columns[name] = Column(name, kind, seq_separator, name == self.keep_words)
+        self.columns[name] = Column(name, kind, seq_separator, name == self.keep_words, self.unit)
 
     def _read_rows(self, file):
         columns, width = list(self.columns.values()), len(self.columns)

@@ -6,6 +6,7 @@ Only numpy is imported.
 import sys
 from pathlib import Path
 
+from recbole_diffusion.data.atomic_files import find_atomic, inter_files, stem_of
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.prepare.archives import recbole_folder
 from recbole_diffusion.prepare.atomic_table import Table
@@ -58,11 +59,11 @@ def _settings(name, data_path, config):
 def _locate(name, data_path, file_name):
     """Folder of the data set, which holds a file of that name; ml-100k is packaged with RecBole."""
     folder = Path(data_path) / name
-    if (folder / file_name).is_file():
+    if find_atomic(folder, file_name):
         return folder
     if name == "ml-100k" and not folder.exists():
         return recbole_folder() / "dataset_example" / name
-    parts = [path.name.split(".")[-2] for path in folder.glob(f"{name}.*.inter")]
+    parts = [stem_of(path).split(".")[-2] for path in inter_files(folder, f"{name}.*")]
     if parts and file_name == f"{name}.inter":
         parts = sorted(parts, key=lambda part: (_PARTS.index(part) if part in _PARTS else len(_PARTS), part))
         raise UsageError(
@@ -104,7 +105,7 @@ def check_data(name, data_path=None, config=None):
         examine_sides(report, folder, settings, ids, known)
         return report
     required = [ids["user"], ids["item"], time]
-    inter = Table(folder / f"{name}.inter", settings)
+    inter = Table(find_atomic(folder, f"{name}.inter"), settings)
     report.facts["file"] = str(inter.path)
     examine_rows(report, inter, set(required))
     if not inter.problems:

@@ -31,6 +31,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--out", "--data_path", dest="out", default="dataset", help="folder of the data sets (default: dataset)"
     )
+    parser.add_argument(
+        "--to", choices=("text", "parquet"), default="text", help="how interactions are written (default: text)"
+    )
     parser.add_argument("--min_user", type=int, help="least number of rows of a user (default: the data set's yaml)")
     parser.add_argument("--min_item", type=int, help="least number of rows of an item (default: the data set's yaml)")
     parser.add_argument("--download", action="store_true", help="fetch RecBole's published archive instead")
@@ -62,6 +65,8 @@ def main(args):
     if args.download:
         if args.source:
             raise UsageError("--source and --download exclude each other, give one of them")
+        if args.to != "text":
+            raise UsageError("--to=parquet is for raw files, an archive is unpacked as it is: leave it out")
         download(args.name, args.out, args.url, args.sha256, args.force)
     else:
         counts = _prepare_source(args)
@@ -103,6 +108,7 @@ def _prepare_rows(args):
         sys.stderr.isatty(),
         options=_table_options(args),
         say=_say,
+        parquet=args.to == "parquet",
     )
 
 
@@ -129,6 +135,7 @@ def _prepare_sessions(args):
         args.min_item,
         force=args.force,
         show_progress=sys.stderr.isatty(),  # no bars in files
+        parquet=args.to == "parquet",
         **_session_options(args),
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recbole_diffusion.data.atomic_files import find_atomic
 from recbole_diffusion.errors import did_you_mean
 from recbole_diffusion.prepare.atomic_table import Table, repeats
 from recbole_diffusion.prepare.columns import swapped_by_name
@@ -90,13 +91,13 @@ def examine_interactions(report, table, settings):
     }.items():
         if len(rows):
             first = table.line_of_first(rows)
-            report.warnings.append(f"{table.path.name}: {len(rows)} row(s) {what}, the first is line {first}")
+            report.warnings.append(f"{table.path.name}: {len(rows)} row(s) {what}, the first is {table.unit} {first}")
     ties = repeats(times, users)
     report.facts["ties in time within a user"] = f"{len(ties)} ({100 * len(ties) / len(users):.2f} %)"
     if len(ties):
         report.warnings.append(
             f"{table.path.name}: {100 * len(ties) / len(users):.2f} % of rows share their time with an earlier row "
-            f"of the user, the first is line {table.line_of_first(ties)}; the data do not tell their true order"
+            f"of the user, the first is {table.unit} {table.line_of_first(ties)}; the data do not tell their true order"
         )
     tokens = (list(table.columns[name].numbers) for name in (user, item))
     reason = swapped_by_name(user, item) or swapped_by_shape(*tokens, users, items, times)
@@ -149,9 +150,9 @@ def examine_split(report, folder, settings):
     history = item + settings["LIST_SUFFIX"]
     users, items, examples = set(), set(), 0
     for part in settings["benchmark_filename"]:
-        path = folder / f"{report.name}.{part}.inter"
-        if not path.is_file():
-            report.problems.append(f"{path.name}: does not exist although benchmark_filename names it")
+        path = find_atomic(folder, f"{report.name}.{part}.inter")
+        if not path:
+            report.problems.append(f"{report.name}.{part}.inter: does not exist although benchmark_filename names it")
             continue
         table = Table(path, settings, keep_words=history)
         examine_rows(report, table, {user, item, history})
@@ -182,7 +183,7 @@ def _examine_side(report, table, id_field, wanted, known):
     if len(repeated):
         first = table.line_of_first(repeated)
         report.warnings.append(
-            f"{table.path.name}: {len(repeated)} row(s) repeat an '{id_field}', the first is line {first}; "
+            f"{table.path.name}: {len(repeated)} row(s) repeat an '{id_field}', the first is {table.unit} {first}; "
             f"RecBole keeps the first of them"
         )
     without = sum(token not in column.numbers for token in known)
@@ -194,8 +195,8 @@ def examine_sides(report, folder, settings, ids, known):
     """The .user and .item files, where they are or where load_col wants them; ``known`` are the tokens by kind."""
     load_col = settings["load_col"] or {}
     for kind, id_field in ids.items():
-        path = folder / f"{report.name}.{kind}"
-        if path.is_file():
+        path = find_atomic(folder, f"{report.name}.{kind}")
+        if path:
             _examine_side(report, Table(path, settings), id_field, load_col.get(kind, []), known[kind])
         elif load_col.get(kind):
-            report.problems.append(f"{path.name}: does not exist although load_col names fields of it")
+            report.problems.append(f"{report.name}.{kind}: does not exist although load_col names fields of it")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_diffusion.data.atomic_files import PARQUET
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare.atomic_files import SPLIT_MARK, check_counts, number_text, target_file, write_all
 from recbole_diffusion.prepare.interactions import k_core, lower_bound
 from recbole_diffusion.prepare.item_texts import item_lines, read_movies
+from recbole_diffusion.prepare.parquet_files import require_pyarrow
 from recbole_diffusion.prepare.raw_formats import TABLE_FORMATS, detect_format, raw_file
 from recbole_diffusion.prepare.raw_lines import require_format
 from recbole_diffusion.prepare.raw_rows import FORMATS, RowFormat, read_rows
@@ -80,6 +82,7 @@ def prepare(
     show_progress=True,
     options=None,
     say=None,
+    parquet=False,
 ):
     """Write ``<out_dir>/<name>/<name>.inter`` (and ``.item`` where texts are known) from public raw files.
 
@@ -106,6 +109,7 @@ def prepare(
         show_progress (bool): show bytes read.
         options (TableOptions, optional): columns, separator, encoding and format of dates of a table.
         say (callable, optional): takes lines on what was guessed; one that begins with "warning: " is one.
+        parquet (bool): write the interactions as ``.inter.parquet``, with the same columns.
 
     Returns:
         dict: ``users``, ``items``, ``interactions`` that were written.
@@ -114,6 +118,8 @@ def prepare(
         UsageError: for a missing, empty or malformed file (with its line number), an unknown format, a filter that
             leaves nothing, counts other than expected, an existing target. Nothing is written then.
     """
+    if parquet:
+        require_pyarrow()
     target = target_file(name, out_dir, force)
     forget_split_settings = _split_settings(target.with_suffix(".yaml"), force)
     if input_format is not None:
@@ -131,7 +137,8 @@ def prepare(
     check_counts(name, counts, properties.get("expected_counts"))
     items = [data.item_tokens[item] for item in np.unique(data.items)]
     texts = _item_texts(path, meta, FORMATS.get(input_format), items, show_progress)
-    write_all({target: inter_lines(data), **({target.with_suffix(".item"): texts} if texts else {})})
+    inter = target.with_name(target.name + PARQUET) if parquet else target
+    write_all({inter: inter_lines(data), **({target.with_suffix(".item"): texts} if texts else {})})
     forget_split_settings()
     return counts
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_diffusion.data.atomic_files import PARQUET
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.prepare.atomic_files import SPLIT_MARK, check_counts, number_text, target_file, write_all
+from recbole_diffusion.prepare.parquet_files import require_pyarrow
 from recbole_diffusion.prepare.raw_lines import require_format
 from recbole_diffusion.prepare.session_formats import SESSION_FORMATS, RawSessions
 from recbole_diffusion.prepare.sessions import PARTS, drop_unseen, filter_sessions, split_sessions
@@ -72,6 +74,7 @@ def prepare_sessions(
     shortest=0.2,
     force=False,
     show_progress=True,
+    parquet=False,
 ):
     """Write the split files of a session data set; for raw data also ``.inter`` and, where texts are known, ``.item``.
 
@@ -96,6 +99,7 @@ def prepare_sessions(
         shortest (float): share of the shortest Instacart orders that is kept.
         force (bool): replace existing files.
         show_progress (bool): show bytes read.
+        parquet (bool): write files of interactions as ``.inter.parquet``, with the same columns.
 
     Returns:
         dict: ``users`` (sessions), ``items`` and ``interactions`` (examples) of the split files together, as RecBole
@@ -107,6 +111,8 @@ def prepare_sessions(
     kind = _checked_format(input_format, meta, test_share=test_share, test_sessions=test_sessions, min_item=min_item)
     _check_shares(valid_share, test_share, shortest)
     raw = RawSessions(Path(source), meta, dataset_properties(name), prefixes, shortest, show_progress)
+    if parquet:
+        require_pyarrow()
     part_names = raw.properties.get("benchmark_filename", PARTS)
     target = target_file(name, out_dir, force, f".{part_names[0]}.inter")
     sessions, n_test = kind.read(raw)
@@ -119,7 +125,8 @@ def prepare_sessions(
     check_counts(name, counts, raw.properties.get("expected_counts"))
     tables = _split_tables(sessions, parts, part_names, prefixes)
     tables.update(_other_tables(sessions, kind, raw))
-    write_all({target.with_name(f"{name}.{suffix}"): lines for suffix, lines in tables.items()})
+    ends = {suffix: PARQUET if parquet and suffix.endswith("inter") else "" for suffix in tables}
+    write_all({target.with_name(f"{name}.{suffix}{ends[suffix]}"): lines for suffix, lines in tables.items()})
     return counts
 
 

@@ -4,8 +4,9 @@
 # less here makes all kept runs unknown, and so do the commands on the pages. threads belongs to the machine like device:
 # both can change the last digits.
 PLACES = frozenset(
-    "checkpoint_dir console data_path dataloaders_save_path dataset_save_path device gpu_id local_rank log_wandb ranks_file"
-    " result_file resume save_dataloaders save_dataset show_progress single_spec state threads wandb_project".split()
+    "checkpoint_dir console data_cache data_cache_gb data_path dataloaders_save_path dataset_save_path device gpu_id"
+    " local_rank log_wandb ranks_file result_file resume save_dataloaders save_dataset show_progress single_spec state"
+    " threads wandb_project".split()
 )
 
 # What a resumed run may change, but a page must show: how far to train besides, and the name of a preset, whose settings

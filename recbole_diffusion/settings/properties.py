@@ -52,6 +52,7 @@ def properties_dir():
     raise FileNotFoundError(f"no properties/overall.yaml beside or above {package}: reinstall recbole_diffusion")
 
 
+INTER_ENDS = (".inter", ".inter.parquet")  # of files of interactions
 PACKAGED = ("toy",)  # data sets that this package brings along
 
 
@@ -65,7 +66,7 @@ def default_data_path(name, folder="dataset"):
     Returns:
         str: ``folder``, or the folder of the package's own copy where ``folder`` has no such data set.
     """
-    if not any((Path(folder) / name).glob("*.inter")):
+    if not any(path for end in INTER_ENDS for path in (Path(folder) / name).glob(f"*{end}")):
         for own in own_copies(name):
             if (own / name).is_dir():
                 return str(own)
@@ -121,9 +122,10 @@ def data_sets(folder):
     """Sorted names of the data sets under a folder, ready-made splits included.
 
     Args:
-        folder (str or Path): a data set is a folder in it with files ``<name>.inter`` or ``<name>.<part>.inter``.
+        folder (str or Path): a data set is a folder in it with files ``<name>.inter`` or ``<name>.<part>.inter``,
+            as text or as Parquet (``.inter.parquet``).
     """
-    files = Path(folder).glob("*/*.inter")
+    files = [file for end in INTER_ENDS for file in Path(folder).glob(f"*/*{end}")]
     return sorted({file.parent.name for file in files if file.name.startswith(f"{file.parent.name}.")})
 
 

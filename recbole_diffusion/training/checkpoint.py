@@ -169,6 +169,7 @@ def reusable_settings(saved, data_path):
         "device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset",
         "data_path", "valid_neg_sample_args", "test_neg_sample_args", "train_neg_sample_args", "result_file",
         "resume", "world_size", "gpu_id", "log_wandb", "compile", "preset", "threads",
+        "data_cache", "data_cache_gb",
     }  # fmt: skip
     settings = {key: value for key, value in saved.items() if key not in derived}
     settings["allow_unknown_keys"] = True
