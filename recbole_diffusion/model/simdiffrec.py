@@ -40,6 +40,8 @@ class SimDiffRec(TransformerRecommender):
         UsageError: when ``k_noise`` or ``k_sample`` exceeds the number of items.
     """
 
+    learns_rows = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.alpha, self.beta = config["alpha"], config["beta"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from recbole_diffusion.layers import chunks
 from recbole_diffusion.layers.contrastive import info_nce
-from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
 from recbole_diffusion.layers.top_items import GROUP, top_items
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
@@ -157,17 +157,6 @@ def test_linear_cross_entropy_survives_large_logits():
     loss, _, _ = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))
     loss.backward()
     assert loss == 1e4 and torch.isfinite(hidden.grad).all()
-
-
-def test_sampled_softmax_leaves_out_accidental_hits():
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(4, 3), torch.randn(10, 3)
-    target, negatives = torch.tensor([1, 2, 3, 4]), torch.tensor([2, 7, 8])
-    expected = []
-    for row, item in enumerate(target.tolist()):
-        items = [item] + [n for n in negatives.tolist() if n != item]
-        expected.append(-(weight[items] @ hidden[row]).log_softmax(0)[0])
-    torch.testing.assert_close(sampled_softmax(hidden, weight, target, negatives), torch.stack(expected).mean())
 
 
 def test_binary_cross_entropy_equals_its_definition():
