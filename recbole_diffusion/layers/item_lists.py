@@ -38,7 +38,12 @@ class ItemLists:
             n_lists (int): how many, at most the number of items; 0 is its square root.
             unit (bool): sort by direction.
         """
-        table, n_items = table.detach(), len(table) - 1
+        with torch.autocast(table.device.type, enabled=False):
+            return cls._of(table.detach(), n_lists, unit)
+
+    @classmethod
+    def _of(cls, table: torch.Tensor, n_lists: int, unit: bool) -> ItemLists:
+        n_items = len(table) - 1
         n_lists = min(n_lists or math.isqrt(n_items), n_items)
         own = torch.Generator().manual_seed(0)  # all processes get the same, and no other random number changes
         some = torch.randperm(n_items, generator=own)[: SAMPLE * n_lists].to(table.device) + 1
@@ -81,7 +86,12 @@ class ItemLists:
         Returns:
             torch.LongTensor: [M, k]; a query whose lists hold fewer than k items is compared with the whole table.
         """
-        queries, n_probes = queries.to(table.dtype), min(n_probes, len(self.centres))
+        with torch.autocast(table.device.type, enabled=False):  # near items would be the same in half precision
+            return self._top_items(queries.to(table.dtype), table, k, excluded, min(n_probes, len(self.centres)), unit)
+
+    def _top_items(
+        self, queries: torch.Tensor, table: torch.Tensor, k: int, excluded: torch.Tensor | None, n_probes: int, unit: bool
+    ) -> torch.Tensor:
         probed = (queries @ self.centres.t()).topk(n_probes).indices.flatten()
         order = probed.argsort(stable=True)  # by list, so that its vectors are read once
         bounds = torch.searchsorted(probed[order], torch.arange(len(self.centres) + 1, device=probed.device)).tolist()

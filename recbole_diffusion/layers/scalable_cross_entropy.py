@@ -12,9 +12,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from recbole_diffusion.layers.chunks import numbers_at_a_time
 from recbole_diffusion.layers.repetition import Additions
-from recbole_diffusion.layers.top_items import largest
+from recbole_diffusion.layers.top_items import top_of_long
 
 
 def bucket_sizes(n_states: int, n_items: int, n_buckets: int, n_in_bucket: int, n_candidates: int) -> tuple[int, int, int]:
@@ -49,15 +48,13 @@ def fill_buckets(
     Returns:
         tuple: LongTensors [n_buckets, n_in_bucket] and [n_buckets, n_candidates], rows of ``hidden`` and of ``table``.
     """
-    n_states, width = hidden.shape
-    if mix:
-        directions = torch.randn(n_buckets, n_states, device=hidden.device, dtype=hidden.dtype) @ hidden
-    else:
-        directions = torch.randn(n_buckets, width, device=hidden.device, dtype=hidden.dtype)
-    at_a_time, items = max(1, 8 * numbers_at_a_time(table) // len(table)), []
-    for some in directions.split(at_a_time):
-        items.append(largest(some @ table.t(), n_candidates))
-    return (directions @ hidden.t()).topk(n_in_bucket).indices, torch.cat(items)
+    with torch.autocast(table.device.type, enabled=False):
+        hidden = hidden.to(table.dtype)
+        like = {"device": hidden.device, "dtype": hidden.dtype}
+        directions = torch.randn(n_buckets, len(hidden) if mix else hidden.shape[1], **like)
+        if mix:
+            directions = directions @ hidden
+        return (directions @ hidden.t()).topk(n_in_bucket).indices, top_of_long(directions, table, n_candidates)
 
 
 def scalable_cross_entropy(

@@ -126,7 +126,7 @@ class DiffusionSequentialRecommender(SequentialRecommender):
         if config["loss_type"] == "SCE":
             wanted = config["sce_buckets"], config["sce_states"], config["sce_items"]
             sizes = bucket_sizes(len(target), self.n_items - 1, *wanted)
-            states, items = fill_buckets(hidden.to(table.dtype), table[1:], *sizes, config["sce_mix"])
+            states, items = fill_buckets(hidden, table[1:], *sizes, config["sce_mix"])
             return scalable_cross_entropy(hidden, table, target, states, items + 1, met, sparse)
         return linear_cross_entropy(hidden, table[first_item:], target - first_item, met and met.from_column(first_item))[0]
 

@@ -159,6 +159,7 @@ class SimDiffRec(TransformerRecommender):
         self.neighbours_age += 1
         return self.neighbours[items]
 
+    @torch.no_grad()
     def _search(self, queries, k, excluded=None, unit=False):
         """The k items nearest to some vectors, by ``neighbour_search``. queries: [M, d] -> [M, k], best first."""
         config, table = self.config, self.item_embedding.weight

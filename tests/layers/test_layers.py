@@ -10,7 +10,7 @@ from recbole_diffusion.layers import chunks
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
-from recbole_diffusion.layers.top_items import GROUP, top_items
+from recbole_diffusion.layers.top_items import GROUP, top_items, top_of_long
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 
 
@@ -183,6 +183,14 @@ def test_info_nce_is_not_computed_in_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         loss = info_nce(anchor, candidates, 0.01)
     assert torch.equal(loss, info_nce(anchor, candidates, 0.01))
+
+
+@pytest.mark.parametrize("n_items, k", [(GROUP * 40 + 5, 7), (GROUP * 40, 40), (GROUP * 3 + 1, 30), (9, 9)])
+def test_the_top_of_a_long_table_is_that_of_all_products(n_items, k, monkeypatch):
+    monkeypatch.setattr(chunks, "NUMBERS_ON_CPU", 5 * GROUP * 4)  # pieces of four groups
+    torch.manual_seed(0)
+    queries, table = torch.randn(5, 8), torch.randn(n_items, 8)
+    assert torch.equal(top_of_long(queries, table, k), (queries @ table.t()).topk(k).indices)
 
 
 def test_top_items_excludes_padding_and_the_given_item():
