@@ -166,14 +166,34 @@ def copy_from_first(model):
 
 
 def sum_gradients(parameters):
-    """Add up the gradients of all processes, in one message; a parameter that no process used keeps none."""
+    """Add up the gradients of all processes; a parameter that no process used keeps none.
+
+    Dense ones travel in one message. Of sparse ones, which hold some rows of a table, the rows of all processes do.
+    """
     if world_size() == 1:
         return
     parameters = list(parameters)
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int, device=parameters[0].device)
+    flags = [[p.grad is not None, p.grad is not None and p.grad.is_sparse] for p in parameters]
+    used = torch.tensor(flags, dtype=torch.int, device=parameters[0].device)
     dist.all_reduce(used)
-    parameters = [p for p, count in zip(parameters, used.tolist()) if count]
+    used = used.tolist()
+    for parameter in (p for p, (_, is_sparse) in zip(parameters, used) if is_sparse):
+        parameter.grad = _sum_of_rows(parameter)
+    parameters = [p for p, (count, is_sparse) in zip(parameters, used) if count and not is_sparse]
     gradients = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     dist.all_reduce(gradients)
     for parameter, gradient in zip(parameters, gradients.split([p.numel() for p in parameters])):
         parameter.grad = gradient.view_as(parameter)
+
+
+def _sum_of_rows(table):
+    """The sum of the sparse gradients of all processes, the same to the last bit in each; one may have none."""
+    if table.grad is None:
+        rows, values = torch.empty(0, dtype=torch.long, device=table.device), table.new_empty(0, *table.shape[1:])
+    else:
+        gradient = table.grad.coalesce()
+        rows, values = gradient.indices()[0], gradient.values()
+    counts = gather(len(rows))
+    with torch.no_grad():
+        rows, values = (_RowsOfAll.apply(part, counts) for part in (rows, values))
+    return torch.sparse_coo_tensor(rows[None], values, table.shape).coalesce()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from recbole_diffusion.layers.chunks import rows_at_a_time
 from recbole_diffusion.layers.repetition import Additions
@@ -175,54 +176,13 @@ def mixture_cross_entropy(
         return _LinearCrossEntropy.apply(rows, weight, repeated, *added, None, 0, log_weights)[0]
 
 
-def sampled_softmax(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    target: torch.Tensor,
-    negatives: torch.Tensor,
-    additions: Additions | None = None,
-) -> torch.Tensor:
-    """Cross-entropy against negatives shared by all rows (uniformly drawn, so no frequency correction).
-
-    A negative that happens to be a row's target is left out of that row's sum.
-
-    Args:
-        hidden (torch.Tensor): [N, d].
-        weight (torch.Tensor): [V, d].
-        target (torch.LongTensor): [N].
-        negatives (torch.LongTensor): [K].
-        additions (Additions, optional): numbers that are added to the logits of some items.
-
-    Returns:
-        torch.Tensor: [] mean loss.
-    """
-    positive = (hidden * weight[target]).sum(1, keepdim=True)
-    negative = hidden @ weight[negatives].t()
-    if additions is not None:
-        positive = positive + additions.at(target[:, None])
-        negative = negative + _added_to_shared(additions, negatives, len(weight), len(target))
-    negative = negative.masked_fill(negatives == target[:, None], float("-inf"))
-    return (torch.cat([positive, negative], 1).logsumexp(1) - positive.squeeze(1)).mean()
-
-
-def _added_to_shared(additions: Additions, negatives: torch.Tensor, n_items: int, n_rows: int) -> torch.Tensor:
-    """What is added to negatives that all rows share, of which some may be the same: [N, K]."""
-    distinct, place = negatives.unique(return_inverse=True)
-    number = torch.full((n_items,), -1, device=negatives.device)
-    number[distinct] = torch.arange(len(distinct), device=negatives.device)
-    column = number[additions.columns]
-    drawn = column >= 0
-    table = additions.values.new_zeros(n_rows, len(distinct))
-    table = table.index_put((additions.rows[drawn], column[drawn]), additions.values[drawn])
-    return table[:, place]
-
-
 def binary_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     target: torch.Tensor,
     negatives: torch.Tensor,
     additions: Additions | None = None,
+    sparse: bool = False,
 ) -> torch.Tensor:
     """SASRec's loss (SimDiffRec Eq. 3): one negative item per row.
 
@@ -231,14 +191,14 @@ def binary_cross_entropy(
         weight (torch.Tensor): [V, d].
         target, negatives (torch.LongTensor): [N].
         additions (Additions, optional): numbers that are added to the logits of some items.
+        sparse (bool): the gradient of the table holds the rows of these items only.
 
     Returns:
         torch.Tensor: [] mean over rows of ``-log sigmoid(positive) - log(1 - sigmoid(negative))``.
     """
-    positive = (hidden * weight[target]).sum(1)
-    negative = (hidden * weight[negatives]).sum(1)
+    positive, negative = (hidden * F.embedding(items, weight, sparse=sparse) for items in (target, negatives))
+    positive, negative = positive.sum(1), negative.sum(1)
     if additions is not None:
         added = additions.at(torch.stack([target, negatives], 1))
         positive, negative = positive + added[:, 0], negative + added[:, 1]
-    softplus = torch.nn.functional.softplus
-    return (softplus(-positive) + softplus(negative)).mean()
+    return (F.softplus(-positive) + F.softplus(negative)).mean()

@@ -44,15 +44,26 @@ class Additions(NamedTuple):
         """Scores ``[R, C]`` with the additions; a new tensor."""
         return scores.index_put((self.rows, self.columns), self.values.to(scores.dtype), accumulate=True)
 
-    def at(self, columns: torch.Tensor) -> torch.Tensor:
-        """What is added to one column of each row: columns [R, K] -> [R, K]."""
-        n_rows, n_wanted = columns.shape
-        own = columns.new_zeros(n_rows, n_wanted, dtype=self.values.dtype)
-        counts = torch.bincount(self.rows, minlength=n_rows)
-        for place in range(n_wanted):
-            hit = (columns[:, place].repeat_interleave(counts) == self.columns).nonzero().squeeze(1)
-            own = own.index_put((self.rows[hit], torch.full_like(hit, place)), self.values[hit], accumulate=True)
-        return own
+    def at(self, columns: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """What is added to some columns of each row.
+
+        Args:
+            columns (torch.LongTensor): [R, K].
+            rows (torch.LongTensor, optional): [R] the rows meant, by default all in their order.
+
+        Returns:
+            torch.Tensor: [R, K], 0 where nothing is added.
+        """
+        if rows is None:
+            rows = torch.arange(len(columns), device=columns.device)
+        stride = 1 + max(int(some.max()) if some.numel() else 0 for some in (columns, self.columns))
+        keys, order = (self.rows * stride + self.columns).sort()
+        wanted = rows[:, None] * stride + columns
+        keys = F.pad(keys, (0, 1), value=-1)  # what is larger than all keys finds no key
+        place = torch.searchsorted(keys[:-1], wanted)
+        cells = (keys[place] == wanted).nonzero(as_tuple=True)
+        own = self.values.new_zeros(columns.shape)
+        return own.index_put(cells, self.values[order[place[cells]]])
 
 
 class Repetition(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from recbole_diffusion.layers.chunks import rows_at_a_time
+from recbole_diffusion.layers.chunks import numbers_at_a_time, rows_at_a_time
 
 GROUP = 16  # columns that share one entry in the first round of a selection
 
@@ -62,6 +62,33 @@ def top_items(queries: torch.Tensor, table: torch.Tensor, k: int, excluded: torc
             scores.scatter_(1, excluded[start : start + chunk, None], float("-inf"))
         found.append(largest(scores, k))
     return torch.cat(found) if found else queries.new_empty(0, k, dtype=torch.long)
+
+
+def top_of_long(queries: torch.Tensor, table: torch.Tensor, k: int) -> torch.Tensor:
+    """:func:`top_items` for a few queries and a table of any length, a piece of the table at a time.
+
+    Of the products only the largest of every ``GROUP`` neighbouring rows is kept; those of the best groups are made again.
+
+    Args:
+        queries (torch.Tensor): [M, d].
+        table (torch.Tensor): [V, d], all rows of which count.
+        k (int): rows per query, at most V.
+
+    Returns:
+        torch.LongTensor: [M, k], best first.
+    """
+    n_groups, rest = divmod(len(table), GROUP)
+    if k >= n_groups:
+        return (queries @ table.t()).topk(k).indices
+    piece = GROUP * max(1, numbers_at_a_time(table) // (GROUP * len(queries)))
+    pieces = table[: GROUP * n_groups].split(piece)
+    groups = torch.cat([(queries @ rows.t()).unflatten(1, (-1, GROUP)).amax(2) for rows in pieces], 1).topk(k).indices
+    members = (groups.unsqueeze(2) * GROUP + torch.arange(GROUP, device=table.device)).flatten(1)
+    if rest:
+        beyond = torch.arange(GROUP * n_groups, len(table), device=table.device)
+        members = torch.cat([members, beyond.expand(len(members), -1)], 1)
+    best = [(table[own] @ query).topk(k).indices for own, query in zip(members, queries)]
+    return members.gather(1, torch.stack(best))
 
 
 def best_without(best: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:

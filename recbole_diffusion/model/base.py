@@ -9,8 +9,11 @@ from recbole_diffusion.data.examples import PSEUDO_LENGTH
 from recbole_diffusion.data.folds import FOLD
 from recbole_diffusion.diffusion.schedules import named_betas
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.repetition import Repetition
+from recbole_diffusion.layers.sampled_softmax import draw_negatives, log_weights, sampled_softmax
+from recbole_diffusion.layers.scalable_cross_entropy import bucket_sizes, fill_buckets, scalable_cross_entropy
 
 
 def configured_betas(config):
@@ -41,12 +44,15 @@ class DiffusionSequentialRecommender(SequentialRecommender):
     Attributes:
         item_embedding (nn.Embedding): [V, d] table, row 0 is padding.
         learns_repetition (bool): whether the loss uses :meth:`met_at_end`, so that ``repetition: learned`` can be set.
+        learns_rows (bool): whether all losses but those over all items look up rows of the item table by
+            ``item_embedding``, so that ``sparse_table`` can be set.
         repetition (Repetition | None): amounts of items that the history holds.
     """
 
     # POINTWISE lets a model name its losses freely: for RecBole only CE and BPR exist.
     input_type = InputType.POINTWISE
     learns_repetition = False
+    learns_rows = False
     _pseudo_length = None  # [B] how many items of each history of the batch are pseudo items, or None
     _asked_for_taught = False
 
@@ -100,6 +106,36 @@ class DiffusionSequentialRecommender(SequentialRecommender):
             dict[str, torch.Tensor]: name -> [] tensor, always in the same order.
         """
         raise NotImplementedError
+
+    def softmax_loss(self, hidden, target, met=None, first_item=1):
+        """Cross-entropy of items by ``loss_type``: CE = of the whole catalogue, SS = drawn items, SCE = items of buckets.
+
+        Args:
+            hidden (torch.Tensor): [N, d].
+            target (torch.LongTensor): [N].
+            met (Additions, optional): what ``repetition: learned`` adds to logits of items.
+            first_item (int): 0 where padding is a class of CE.
+
+        Returns:
+            torch.Tensor: [] mean.
+        """
+        config, table, sparse = self.config, self.item_embedding.weight, self.item_embedding.sparse
+        if config["loss_type"] == "SS":
+            negatives, weights = self.draw_negatives(target)
+            return sampled_softmax(hidden, table, target, negatives, met, weights, sparse)
+        if config["loss_type"] == "SCE":
+            wanted = config["sce_buckets"], config["sce_states"], config["sce_items"]
+            sizes = bucket_sizes(len(target), self.n_items - 1, *wanted)
+            states, items = fill_buckets(hidden, table[1:], *sizes, config["sce_mix"])
+            return scalable_cross_entropy(hidden, table, target, states, items + 1, met, sparse)
+        return linear_cross_entropy(hidden, table[first_item:], target - first_item, met and met.from_column(first_item))[0]
+
+    def draw_negatives(self, target):
+        """Negatives of SS for the next items [N] of a batch: items [K] or [N, K], and what to add to their logits, or None."""
+        config = self.config
+        each = config["negatives_of"] == "position"
+        negatives = draw_negatives(target, self.n_items, config["n_negatives"], config["in_batch_share"], each)
+        return negatives, log_weights(config["negative_weights"], target, negatives, self.n_items, config["in_batch_share"])
 
     def loss_inputs(self, interaction):
         """What :meth:`loss_parts` gets of a batch; a model that wants more extends it."""

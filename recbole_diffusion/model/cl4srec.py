@@ -33,6 +33,7 @@ class CL4SRec(TransformerRecommender):
     """
 
     reads_places = True
+    learns_rows = True
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

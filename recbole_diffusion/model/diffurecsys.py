@@ -28,6 +28,8 @@ class DiffuRec(RestoringRecommender):
         dataset (SequenceDataset): for the number of items.
     """
 
+    learns_rows = True
+
 
 class DiffuRecSys(RestoringRecommender):
     """DiffuRec that looks at the guide by cross-attention (V1, Eq. 16) and shifts the noise of training (V2, Eq. 17).
@@ -38,6 +40,8 @@ class DiffuRecSys(RestoringRecommender):
         config (DiffusionConfig): settings, see ``properties/model/DiffuRecSys.yaml``.
         dataset (SequenceDataset): for the number of items.
     """
+
+    learns_rows = True
 
     @staticmethod
     def check_config(config):

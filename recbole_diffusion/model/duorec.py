@@ -28,6 +28,7 @@ class DuoRec(TransformerRecommender):
     """
 
     reads_places = True
+    learns_rows = True
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

@@ -47,6 +47,8 @@ class MCLRec(TransformerRecommender):
         augmenters (nn.ModuleList): one for each view; none with ``meta_weight: 0``.
     """
 
+    learns_rows = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.weight, self.meta_weight = config["contrast_weight"], config["meta_weight"]

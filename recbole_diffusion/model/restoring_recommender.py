@@ -10,7 +10,6 @@ from recbole_diffusion.diffusion.keyed_noise import KeyedNoise, history_keys, mi
 from recbole_diffusion.diffusion.step_embedding import StepEmbedding
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.approximator import Approximator
-from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.transformer import Dropout
 from recbole_diffusion.model.base import (
@@ -38,7 +37,7 @@ class RestoringRecommender(DiffusionSequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         hidden = config["hidden_size"]
-        self.item_embedding = nn.Embedding(self.n_items, hidden)
+        self.item_embedding = nn.Embedding(self.n_items, hidden, sparse=bool(config["sparse_table"]))
         if config["use_position"]:
             self.position_embedding = nn.Embedding(self.max_seq_length, hidden)
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
@@ -75,6 +74,8 @@ class RestoringRecommender(DiffusionSequentialRecommender):
         require_even_width(config)
         require_prefixes(config)
         configured_betas(config)
+        if config["padding_in_softmax"] and config["loss_type"] in ("SS", "SCE"):
+            raise UsageError(f"loss_type: {config['loss_type']} never draws padding: set padding_in_softmax: False")
 
     def _approximator_settings(self):
         return {}
@@ -158,10 +159,7 @@ class RestoringRecommender(DiffusionSequentialRecommender):
 
     def _recommendation_loss(self, restored, item_seq, item_seq_len, target):
         """Cross-entropy of the next items [B] for restored vectors [B, d] (Eq. 24-25): []."""
-        table = self.item_embedding.weight[self.first_item :]
-        met = self.met_at_end(item_seq, item_seq_len)
-        met = met and met.from_column(self.first_item)
-        return linear_cross_entropy(restored, table, target - self.first_item, met)[0]
+        return self.softmax_loss(restored, target, self.met_at_end(item_seq, item_seq_len), self.first_item)
 
     # Inference (Algorithms 2 and 3)
 

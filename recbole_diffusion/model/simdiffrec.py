@@ -19,8 +19,10 @@ from recbole_diffusion.diffusion.guided_noise import GuidedNoiseProcess
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import info_nce
 from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
+from recbole_diffusion.layers.item_lists import ItemLists
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.positioned import PositionedTransformer
+from recbole_diffusion.layers.sampled_softmax import draw_negatives, log_weights, sampled_logits
 from recbole_diffusion.layers.top_items import top_items
 from recbole_diffusion.model.transformer_recommender import TransformerRecommender
 from recbole_diffusion.processes import rows_of_all
@@ -40,6 +42,8 @@ class SimDiffRec(TransformerRecommender):
         UsageError: when ``k_noise`` or ``k_sample`` exceeds the number of items.
     """
 
+    learns_rows = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.alpha, self.beta = config["alpha"], config["beta"]
@@ -52,6 +56,7 @@ class SimDiffRec(TransformerRecommender):
                 config["diffusion_steps"], config["beta_start"], config["beta_end"], config["noise_param"]
             )
         self.neighbours, self.neighbours_age = None, 0
+        self.lists, self.lists_age = None, 0
         self.initialize_normal(config["initializer_range"])
 
     @staticmethod
@@ -60,6 +65,13 @@ class SimDiffRec(TransformerRecommender):
         TransformerRecommender.check_config(config)
         if config["official_compat"] and (config["confidence_t"] != "train" or config["reverse_steps"] != 1):
             raise UsageError("official_compat restores in the training step: set confidence_t: train, reverse_steps: 1")
+        sampled, lists = config["rounding_loss"] == "sampled", config["neighbour_search"] == "lists"
+        if config["official_compat"] and (sampled or lists):
+            raise UsageError("official_compat is exact as the released code: set rounding_loss: full, neighbour_search: exact")
+        if config["sparse_table"] and (config["alpha"] or config["beta"]) and not sampled:
+            raise UsageError("sparse_table needs a loss L_d that does not move the whole table: set rounding_loss: sampled")
+        if lists and config["noise_refresh"] > 1:
+            raise UsageError("noise_refresh above 1 searches for all items at once: leave it at 1 with neighbour_search: lists")
 
     def _check_catalogue(self):
         config, others = self.config, self.n_items - 2
@@ -78,10 +90,13 @@ class SimDiffRec(TransformerRecommender):
         }
 
     def training_state(self):
-        return {"neighbours": self.neighbours, "neighbours_age": self.neighbours_age}
+        lists = self.lists and self.lists.state()
+        neighbours = {"neighbours": self.neighbours, "neighbours_age": self.neighbours_age}
+        return {**neighbours, "lists": lists, "lists_age": self.lists_age}
 
     def load_training_state(self, state):
         self.neighbours, self.neighbours_age = state["neighbours"], state["neighbours_age"]
+        self.lists, self.lists_age = state["lists"] and ItemLists(**state["lists"]), state["lists_age"]
 
     # Training (Eq. 18)
 
@@ -124,14 +139,16 @@ class SimDiffRec(TransformerRecommender):
         if self.config["noise"] == "gaussian":
             return torch.randn(len(items), table.shape[1], device=items.device)
         distinct, inverse = items.unique(return_inverse=True)
-        noise = F.embedding_bag(self._similar_items(distinct), table, mode="mean")
+        noise = F.embedding_bag(self._similar_items(distinct), table, mode="mean", sparse=self.item_embedding.sparse)
         return (noise.detach() if self.config["detach_noise"] else noise)[inverse]
 
     @torch.no_grad()
     def _similar_items(self, items):
         """The ``k_noise`` nearest other items. items: [U] -> [U, k_noise]."""
-        table, every = self.item_embedding.weight, self.config["noise_refresh"]
-        if self.config["sim_metric"] == "cosine":
+        table, every, unit = self.item_embedding.weight, self.config["noise_refresh"], self.config["sim_metric"] == "cosine"
+        if self.config["neighbour_search"] == "lists":
+            return self._search(F.normalize(table[items], dim=-1) if unit else table[items], self.config["k_noise"], items, unit)
+        if unit:
             table = F.normalize(table, dim=-1)
         if every == 1:
             return top_items(table[items], table, self.config["k_noise"], excluded=items)
@@ -141,6 +158,17 @@ class SimDiffRec(TransformerRecommender):
             self.neighbours_age = 0
         self.neighbours_age += 1
         return self.neighbours[items]
+
+    @torch.no_grad()
+    def _search(self, queries, k, excluded=None, unit=False):
+        """The k items nearest to some vectors, by ``neighbour_search``. queries: [M, d] -> [M, k], best first."""
+        config, table = self.config, self.item_embedding.weight
+        if config["neighbour_search"] == "exact":
+            return top_items(queries, table, k, excluded)
+        if self.lists is None or self.lists_age >= config["search_refresh"]:
+            self.lists, self.lists_age = ItemLists.of(table, config["search_lists"], config["sim_metric"] == "cosine"), 0
+        self.lists_age += 1
+        return self.lists.top_items(queries, table, k, excluded, config["search_probes"], unit)
 
     def _random_steps(self, layout):
         """One random step per sequence, an unbiased sample of the sum in Eq. 13: [N]."""
@@ -152,10 +180,20 @@ class SimDiffRec(TransformerRecommender):
 
     def _restoration_loss(self, restored, clean, items, first_item):
         """L_d (Eq. 13): rounding to the right item (Eq. 12) and distance to the clean vector."""
-        table = self.item_embedding.weight[first_item:]
-        rounding, logsumexp, maximum = linear_cross_entropy(restored, table, items - first_item)
-        loss = rounding + self.config["mse_weight"] * F.mse_loss(restored, clean)
-        return loss, (maximum - logsumexp).exp()
+        rounding, confidence = self._round(restored, items, first_item)
+        return rounding + self.config["mse_weight"] * F.mse_loss(restored, clean), confidence
+
+    def _round(self, restored, items, first_item=1):
+        """Rounding to the right item: loss [], and the confidence [N], estimated from drawn items with ``sampled``."""
+        config, table = self.config, self.item_embedding.weight
+        if config["rounding_loss"] == "full":
+            loss, logsumexp, maximum = linear_cross_entropy(restored, table[first_item:], items - first_item)
+            return loss, (maximum - logsumexp).exp()
+        negatives = draw_negatives(items, self.n_items, config["n_negatives"])
+        weights = log_weights("importance", items, negatives, self.n_items)
+        logits = sampled_logits(restored, table, items, negatives, None, weights, self.item_embedding.sparse)
+        logsumexp, own = logits.logsumexp(1), logits.detach() - F.pad(weights, (1, 0))
+        return (logsumexp - logits[:, 0]).mean(), (own.amax(1) - logsumexp.detach()).exp()
 
     @torch.no_grad()
     def _reverse(self, clean, noise, t, items, layout):
@@ -167,8 +205,7 @@ class SimDiffRec(TransformerRecommender):
             now = t * left // jumps
             state = self.process.add_noise(restored, noise, now)
             restored = self._denoise(state, now, layout)
-        _, logsumexp, maximum = linear_cross_entropy(restored, self.item_embedding.weight[1:], items - 1)
-        return restored, (maximum - logsumexp).exp()
+        return restored, self._round(restored, items)[1]
 
     # Augmentation and contrast (Eq. 14-17)
 
@@ -192,7 +229,7 @@ class SimDiffRec(TransformerRecommender):
         chosen = self._most_confident(layout, confidence, (self.config["aug_ratio"] * layout.length).long().clamp(min=1))
         excluded = items[chosen] if self.config["exclude_original"] else None
         ranks = [0, self.config["k_sample"] - 1] if self.config["hard_negative"] else [0]
-        ranked = top_items(restored[chosen], self.item_embedding.weight, ranks[-1] + 1, excluded)
+        ranked = self._search(restored[chosen], ranks[-1] + 1, excluded)
         return [items.index_put((chosen,), ranked[:, rank]) for rank in ranks]
 
     def _most_confident(self, layout, confidence, count):

@@ -7,7 +7,7 @@ from torch import nn
 from recbole_diffusion.data.examples import TARGET
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.contrastive import nt_xent
-from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy
 from recbole_diffusion.layers.negatives import unseen_items
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.positioned import PositionedTransformer
@@ -39,7 +39,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"])
+        self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"], sparse=bool(config["sparse_table"]))
         self.recommender = PositionedTransformer(config, self.max_seq_length, config["encoder"], config["n_layers"])
         self.mask_vector = None
 
@@ -142,7 +142,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         return self.recommendation_loss(hidden, items, layout, target), states
 
     def recommendation_loss(self, hidden, items, layout, target, also_seen=None):
-        """Loss of the next items by ``loss_type``: full softmax (CE), one negative each (BCE), sampled softmax (SS).
+        """Loss of the next items by ``loss_type``: one negative each (BCE), or :meth:`softmax_loss`.
 
         Args:
             hidden (torch.Tensor): states where ``ce_positions`` wants a loss: [N, d] at every token (``all``), or [B, d]
@@ -167,18 +167,15 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         if taught is not None:
             hidden, rows, next_item = hidden[taught], rows[taught], next_item[taught]
             met = met and met.of_rows(taught, layout.n_tokens)
-        table, loss_type = self.item_embedding.weight, self.config["loss_type"]
-        if loss_type == "CE":
-            return linear_cross_entropy(hidden, table[1:], next_item - 1, met and met.from_column(1))[0]
-        if loss_type == "SS":
-            negatives = self.random_items((self.config["n_negatives"],), items.device)
-            return sampled_softmax(hidden, table, next_item, negatives, met)
+        if self.config["loss_type"] != "BCE":
+            return self.softmax_loss(hidden, next_item, met)
         meetings = [layout.row, rows], [items, next_item]
         if also_seen is not None:
             meetings[0].append(torch.arange(len(also_seen), device=items.device).repeat_interleave(also_seen.shape[1]))
             meetings[1].append(also_seen.flatten())
         users, met_items = map(torch.cat, meetings)
-        return binary_cross_entropy(hidden, table, next_item, unseen_items(rows, users, met_items, self.n_items), met)
+        negatives, table = unseen_items(rows, users, met_items, self.n_items), self.item_embedding
+        return binary_cross_entropy(hidden, table.weight, next_item, negatives, met, table.sparse)
 
     def contrast(self, a, b, target):
         """NT-Xent of two views of the batch, of all processes' rows, by ``tau``, ``similarity``, ``mask_same_target``.

@@ -323,3 +323,20 @@ def _is_positive(value):
 
 def _is_whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_sparse_table(config):
+    """Raise UsageError where all rows of the item table would move in a step."""
+    if not config["sparse_table"]:
+        return
+    reason = None
+    if not getattr(config.model_class, "learns_rows", False):
+        reason = f"{config.model} has losses that move the whole table: remove it"
+    elif config["loss_type"] == "CE":
+        reason = "loss_type: CE moves the whole table: set loss_type: SCE or SS"
+    elif config["learner"] not in ("adam", "adamw"):
+        reason = f"learner: {config['learner']} has no lazy form: set learner: adam"
+    elif config["weight_decay"]:
+        reason = "weight_decay would have to shrink the whole table: set it to 0"
+    if reason:
+        raise UsageError(f"sparse_table moves the rows that a step meets only, {reason}")

@@ -263,6 +263,7 @@ class DiffusionConfig(Config):
             )
         if self["repetition"] == "learned" and not getattr(self.model_class, "learns_repetition", False):
             raise UsageError(f"repetition: learned is for models of this package that learn, {self.model} cannot: remove it")
+        checks.check_sparse_table(self)
         checks.check_negatives(self)
         checks.check_folds(self)
         checks.check_precision(self)

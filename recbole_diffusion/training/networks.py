@@ -80,5 +80,7 @@ def restore_model(model, checkpoint, device):
 
 
 def on_device(values, device):
-    """A copy of a dict whose tensors are on a device."""
-    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in values.items()}
+    """A copy of a dict, and of dicts in it, whose tensors are on a device."""
+    if isinstance(values, dict):
+        return {key: on_device(value, device) for key, value in values.items()}
+    return values.to(device) if torch.is_tensor(values) else values

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_trainer
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
 from recbole_diffusion import processes
@@ -19,6 +18,7 @@ from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import compile_layers, first_batch_of, restore_model
 from recbole_diffusion.training.pretrained import start_from_pretrained
 from recbole_diffusion.training.resumable import SafeCheckpointMixin
+from recbole_diffusion.training.sparse_table import WithSparseTable, clip_gradients, sparse_tables
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -188,10 +188,14 @@ class DiffusionTrainer(EpochsMixin, Trainer):
             compile_layers(self.model)
 
     def _build_optimizer(self, **kwargs):
-        """RecBole's, with a group of parameters for every critic of the model."""
-        if len(self._sides) > 1:
-            kwargs.setdefault("params", [{"params": side, **rate} for side, rate in self._sides])
-        return super()._build_optimizer(**kwargs)
+        """RecBole's, with a group of parameters for every critic of the model, and another optimizer for sparse tables."""
+        tables = sparse_tables(self.model)
+        apart = set(map(id, tables))
+        if tables or len(self._sides) > 1:
+            sides = [{"params": [p for p in side if id(p) not in apart], **rate} for side, rate in self._sides]
+            kwargs.setdefault("params", sides)
+        rest = super()._build_optimizer(**kwargs)
+        return WithSparseTable(rest, tables, self.learning_rate) if tables else rest
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Train on every batch once.
@@ -274,7 +278,7 @@ class DiffusionTrainer(EpochsMixin, Trainer):
         if self.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             for side, _ in self._sides:
-                clip_grad_norm_(side, **self.clip_grad_norm)
+                clip_gradients(side, **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from recbole_diffusion.layers import chunks
 from recbole_diffusion.layers.contrastive import info_nce
-from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout, pad_block, unpad_block
-from recbole_diffusion.layers.top_items import GROUP, top_items
+from recbole_diffusion.layers.top_items import GROUP, top_items, top_of_long
 from recbole_diffusion.layers.transformer import Dropout, PackedTransformer
 
 
@@ -159,17 +159,6 @@ def test_linear_cross_entropy_survives_large_logits():
     assert loss == 1e4 and torch.isfinite(hidden.grad).all()
 
 
-def test_sampled_softmax_leaves_out_accidental_hits():
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(4, 3), torch.randn(10, 3)
-    target, negatives = torch.tensor([1, 2, 3, 4]), torch.tensor([2, 7, 8])
-    expected = []
-    for row, item in enumerate(target.tolist()):
-        items = [item] + [n for n in negatives.tolist() if n != item]
-        expected.append(-(weight[items] @ hidden[row]).log_softmax(0)[0])
-    torch.testing.assert_close(sampled_softmax(hidden, weight, target, negatives), torch.stack(expected).mean())
-
-
 def test_binary_cross_entropy_equals_its_definition():
     torch.manual_seed(0)
     hidden, weight = torch.randn(4, 3), torch.randn(10, 3)
@@ -194,6 +183,14 @@ def test_info_nce_is_not_computed_in_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         loss = info_nce(anchor, candidates, 0.01)
     assert torch.equal(loss, info_nce(anchor, candidates, 0.01))
+
+
+@pytest.mark.parametrize("n_items, k", [(GROUP * 40 + 5, 7), (GROUP * 40, 40), (GROUP * 3 + 1, 30), (9, 9)])
+def test_the_top_of_a_long_table_is_that_of_all_products(n_items, k, monkeypatch):
+    monkeypatch.setattr(chunks, "NUMBERS_ON_CPU", 5 * GROUP * 4)  # pieces of four groups
+    torch.manual_seed(0)
+    queries, table = torch.randn(5, 8), torch.randn(n_items, 8)
+    assert torch.equal(top_of_long(queries, table, k), (queries @ table.t()).topk(k).indices)
 
 
 def test_top_items_excludes_padding_and_the_given_item():

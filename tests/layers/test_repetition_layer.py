@@ -6,9 +6,10 @@ import torch.nn.functional as F
 
 from recbole_diffusion.layers import cross_entropy
 from recbole_diffusion.layers import repetition as repetition_layer
-from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy, sampled_softmax
+from recbole_diffusion.layers.cross_entropy import binary_cross_entropy, linear_cross_entropy
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.repetition import Repetition
+from recbole_diffusion.layers.sampled_softmax import sampled_softmax
 
 V, D = 9, 4
 SEQUENCES = [[3, 1, 3, 3], [5], [2, 4, 2, 4, 2, 7, 1, 1], [8, 8]]

@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_over_real_targets(folder, view, loss_type, monkeyp
     network, batch = network_and_batch("SimDiffRec", folder, train_view=view, loss_type=loss_type, n_negatives=500, **SASREC)
     torch.nn.init.normal_(network.item_embedding.weight)
     network.repetition.amount.data.normal_()
-    network.random_items = lambda shape, device: torch.arange(*shape, device=device) % (network.n_items - 1) + 1
+    network.draw_negatives = lambda target: (torch.arange(500) % (network.n_items - 1) + 1, None)
     monkeypatch.setattr(transformer_recommender, "unseen_items", lambda rows, *seen: torch.ones_like(rows))
     found = recommendation(network, batch)
     expected, terms = 0, 0

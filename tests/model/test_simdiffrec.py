@@ -321,9 +321,9 @@ def test_ce_positions_last_is_cross_entropy_at_the_ends():
 
 @pytest.mark.parametrize("loss_type", ["BCE", "SS"])
 def test_sampled_losses_see_the_next_item_of_every_position(loss_type, monkeypatch):
-    import recbole_diffusion.model.transformer_recommender as module
+    from recbole_diffusion.model import base, transformer_recommender
 
-    name = {"BCE": "binary_cross_entropy", "SS": "sampled_softmax"}[loss_type]
+    module, name = {"BCE": (transformer_recommender, "binary_cross_entropy"), "SS": (base, "sampled_softmax")}[loss_type]
     seen, loss = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *arguments: seen.append(arguments) or loss(*arguments))
     model = build(**SMALL, loss_type=loss_type, alpha=0, beta=0, n_negatives=7)
