@@ -50,8 +50,8 @@ def fill_buckets(
     """
     with torch.autocast(table.device.type, enabled=False):
         hidden = hidden.to(table.dtype)
-        like = {"device": hidden.device, "dtype": hidden.dtype}
-        directions = torch.randn(n_buckets, len(hidden) if mix else hidden.shape[1], **like)
+        width = len(hidden) if mix else hidden.shape[1]
+        directions = torch.randn(n_buckets, width, device=hidden.device, dtype=hidden.dtype)
         if mix:
             directions = directions @ hidden
         return (directions @ hidden.t()).topk(n_in_bucket).indices, top_of_long(directions, table, n_candidates)
