@@ -96,7 +96,8 @@ class SimDiffRec(TransformerRecommender):
 
     def load_training_state(self, state):
         self.neighbours, self.neighbours_age = state["neighbours"], state["neighbours_age"]
-        self.lists, self.lists_age = state["lists"] and ItemLists(**state["lists"]), state["lists_age"]
+        kept = state.get("lists")  # checkpoints from before have none
+        self.lists, self.lists_age = kept and ItemLists(**kept), state.get("lists_age", 0)
 
     # Training (Eq. 18)
 
