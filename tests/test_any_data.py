@@ -61,7 +61,7 @@ def choices(draw, model):
 def fitting(chosen):
     """The same without combinations that the models refuse, so that few examples are lost."""
     if chosen.get("official_compat"):
-        compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1}, "aug_pair": {"ce_positions": "last"}}
+        compatible = {"confidence_t": {"confidence_t": "train", "reverse_steps": 1, "rounding_loss": "full", "neighbour_search": "exact"}, "aug_pair": {"ce_positions": "last"}}
         chosen.update({k: v for key, needs in compatible.items() if key in chosen for k, v in needs.items()})
     sessions = {"corruption_steps", "n_companions", "n_levels", "n_mates", "price_factor", "neighbor_pool", "short_sessions"}
     of_sessions = sessions & set(chosen)
@@ -70,6 +70,10 @@ def fitting(chosen):
     for key, independent in {"neighbor_pool": "bank", "relation_residual": "always"}.items():
         if key in chosen:  # with another value scores depend on the batch
             chosen[key] = independent
+    if chosen.get("neighbour_search") == "lists":
+        chosen["noise_refresh"] = min(chosen["noise_refresh"], 1)
+    if chosen.get("loss_type") in ("SS", "SCE") and "padding_in_softmax" in chosen:
+        chosen["padding_in_softmax"] = False
     if chosen.get("official_codes"):
         chosen["svq"] = "ema"
     if chosen.get("schedule") == "linear":  # whose variances are large with few steps

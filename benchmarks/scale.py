@@ -1,6 +1,6 @@
 """Large data: from the file to data that are ready to train, stage by stage; seconds of the processor and peak memory.
 
-``python benchmarks/scale_data.py --interactions=10000000`` makes a data set (once, kept in ``--data_path``) and reads it.
+``python benchmarks/scale.py --interactions=10000000`` makes a data set (once, kept in ``--data_path``) and reads it.
 """
 
 import time
