@@ -26,6 +26,7 @@ from recbole_diffusion.training.console import keep, say, shows_bars
 from recbole_diffusion.training.evaluation import evaluate_both_protocols, plain_metrics, write_ranks
 from recbole_diffusion.training.launch import run_processes, split_group
 from recbole_diffusion.training.logs import check_places, log_file, start_logging
+from recbole_diffusion.training.memory import check_memory
 from recbole_diffusion.training.networks import build_model, restore_model, start_torch
 from recbole_diffusion.training.records import Clock, data_counts, describe_split, peak_memory_mb, versions
 from recbole_diffusion.training.result import RunResult
@@ -189,6 +190,7 @@ def set_up(
     if config["ranks_file"] and processes.world_size() > 1:
         raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
     network = build_model(config, loaders[0])
+    check_memory(config, network, data.item_num, max((len(loader._dataset) for loader in loaders[1:] if loader), default=0))
     logging.getLogger().info(network)
     introduce(config, counts, loaders, network)
     return config, trainer_class(config)(config, network), loaders, counts
