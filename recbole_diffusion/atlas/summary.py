@@ -50,23 +50,26 @@ def count_words(entries):
     return papers
 
 
-def compare_twins(evidence, plan, metrics=("ndcg@10", "mrr@20")):
+TWIN_METRICS = (("hit@10", "hit@20"), ("ndcg@10", "mrr@20"))
+
+
+def compare_twins(evidence, plan):
     """Every model with a twin on every data set that has runs of both.
 
     Args:
         evidence (Evidence): what :func:`recbole_diffusion.atlas.evidence.gather` found.
         plan (Plan): names the twins.
-        metrics (Sequence[str]): the first that both have is compared.
 
     Returns:
-        list[Pair]: in the order of the plan, p-values corrected over all of them.
+        list[Pair]: in the order of the plan, for each pair a hit rate and a metric that ranks, the first of ``TWIN_METRICS`` that
+        both have; p-values corrected over all of them.
     """
     pairs = []
     for model, twin in plan.twins.items():
         for dataset in dict.fromkeys(dataset for dataset, _ in evidence.runs):
             runs, others = evidence.runs.get((dataset, model)), evidence.runs.get((dataset, twin))
             if runs and others:
-                pairs.append(compare_pair(dataset, (model, runs), (twin, others), metrics))
+                pairs += [compare_pair(dataset, (model, runs), (twin, others), metrics) for metrics in TWIN_METRICS]
     correct([pair.test for pair in pairs])
     return pairs
 
