@@ -19,6 +19,7 @@ from recbole_diffusion.settings.schema import read_schema
 USAGE = """usage: recbole-diffusion [run | train] --model=NAME --dataset=NAME [--KEY=VALUE ...]
        recbole-diffusion compare --models=A,B --datasets=X,Y --seeds=3 [--KEY=VALUE ...]
        recbole-diffusion compare --paper=simdiffrec.table2 --datasets=beauty
+       recbole-diffusion atlas [FILE] [--runs=FOLDER] [--pictures]
        recbole-diffusion tune --model=NAME --dataset=NAME --trials=20 [--KEY=VALUE ...]
        recbole-diffusion plot curves | sweep | groups | tsne ...
        recbole-diffusion prepare NAME --source=FILE [--user=COLUMN ...] | --download
@@ -26,6 +27,7 @@ USAGE = """usage: recbole-diffusion [run | train] --model=NAME --dataset=NAME [-
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
        recbole-diffusion augment NAME --checkpoint=CHECKPOINT [--KEY=VALUE ...]
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
+       recbole-diffusion index CHECKPOINT [--probes=16]
        recbole-diffusion export CHECKPOINT --format=onnx --output=FILE
        recbole-diffusion cache [NAME] [--clear]
        recbole-diffusion list models | datasets | presets | papers

@@ -53,6 +53,12 @@ def test_help_answers_within_a_second():
     assert min(times) < 1  # importing PyTorch takes several; the quickest, for a busy machine
 
 
+def test_the_first_page_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    output = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"recbole-diffusion {name}" not in output] == []
+
+
 def test_the_command_runs_as_a_module():
     code, output, _ = python("-m", "recbole_diffusion", "--version")
     assert code == 0 and output.startswith("recbole-diffusion ")
