@@ -66,3 +66,10 @@ def usable_device(name, shown=None):
 def _first_sentence(error):
     """What PyTorch says before its advice, which can be pages long."""
     return re.split(r"\.\s|\n", str(error), maxsplit=1)[0].rstrip(".")
+
+
+def own_gpu():
+    """Name of the GPU of this process among several of a launcher, where there are GPUs; None for a single process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"

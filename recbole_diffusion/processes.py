@@ -34,6 +34,11 @@ def launched():
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+def share():
+    """Number of this process and how many there are, as ``torchrun`` says, for work that needs no talking; 0 and 1 without."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextlib.contextmanager
 def alone():
     """Within the block this process is by itself, whoever started it: it meets no others."""

@@ -36,7 +36,7 @@ NARROWER = {  # rooms that may import less than what lies below them
     "diffusion": {"errors"},
     "layers": {"errors"},
     "model": {"errors", "diffusion", "layers", "data", "processes"},
-    "prepare": {"errors", "files", "settings", "data", "devices"},
+    "prepare": {"errors", "files", "settings", "data", "devices", "processes"},
 }
 
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "plot": Command("reports.plot", "reports.arguments:add_plot"),
     "prepare": Command("prepare.command", "prepare.command:add_arguments"),
     "check-data": Command("prepare.check", "prepare.check:add_arguments", takes_settings=True),
-    "features": Command("prepare.extract", "prepare.arguments:add_features"),
+    "features": Command("prepare.extract", "prepare.arguments:add_features", in_parts=True),
     "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
     "index": Command("serving.index", "serving.arguments:add_index"),

@@ -5,6 +5,9 @@ Nothing here reads interactions.
 """
 
 import sqlite3
+import sys
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,13 @@ import torch
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
 from recbole_diffusion.data.item_sides import read_item_table, require_column
-from recbole_diffusion.devices import usable_device
+from recbole_diffusion.devices import own_gpu, usable_device
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.prepare.arguments import DEFAULT_TEXT_MODEL
 from recbole_diffusion.prepare.image_labels import IMAGE_WIDTH, ImageLabeler, encode_images, find_images, label_images
 from recbole_diffusion.prepare.result_cache import Cache
 from recbole_diffusion.prepare.text_vectors import TextEncoder, encode_texts
+from recbole_diffusion.processes import share as own_share
 from recbole_diffusion.settings.properties import settings_of_data
 
 DEFAULT_COLUMNS = ("title", "brand")
@@ -70,6 +74,47 @@ def reduce_by_pca(vectors, dims):
     return (centred @ axes).astype(np.float32), float(variances[:dims].sum() / total) if total else 1.0
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Texts and images of items, and what turns them into vectors.
+
+    Attributes:
+        of (str): what the vectors are of, see :func:`build_features`.
+        texts (dict[str, str]): of every item.
+        images (dict[str, Path]): of the items that have one.
+        encoder (TextEncoder | None), labeler (ImageLabeler | None): the networks.
+        batch_size, max_length, show_progress: see :func:`build_features`.
+    """
+
+    of: str
+    texts: dict
+    images: dict
+    encoder: object
+    labeler: object
+    batch_size: int
+    max_length: int
+    show_progress: bool
+
+    def share(self, rank, n_ranks):
+        """Those of every n-th item."""
+        own = list(self.texts)[rank::n_ranks]
+        images = {item: self.images[item] for item in own if item in self.images}
+        return replace(self, texts={item: self.texts[item] for item in own}, images=images, show_progress=self.show_progress and not rank)
+
+    def described(self, store):
+        """What is to be encoded of every item that has something, ``{item: text or vector}``, what was seen in the images, and
+        which could not be read."""
+        read = encode_images if self.of == "images" else label_images
+        seen, unreadable = read(self.images, self.labeler, store, self.batch_size, self.show_progress) if self.images else ({}, {})
+        return (seen if self.of == "images" else _joined(self.texts, seen)), seen, unreadable
+
+    def vectors(self, described, store):
+        """Vectors of what was described: [n, width]."""
+        if self.of == "images":
+            return np.stack(list(described.values()))
+        return encode_texts(list(described.values()), self.encoder, store, self.batch_size, self.max_length, self.show_progress)
+
+
 def build_features(
     dataset,
     data_path="dataset",
@@ -84,6 +129,7 @@ def build_features(
     cache=None,
     show_progress=True,
     of="text",
+    share=(0, 1),
 ):
     """Write the feature file of a data set; what an earlier run left in the cache is not computed again.
 
@@ -104,9 +150,11 @@ def build_features(
         show_progress (bool): show bars.
         of (str): what the vectors are of: ``text`` of the columns and of the labels that images get; ``labels`` for these
             labels alone; ``images`` for what GoogLeNet knows of an image before it names it.
+        share (tuple[int, int]): number of this process and how many there are. Each computes what belongs to its items, the first
+            one waits for the others and writes the file.
 
     Returns:
-        dict: ``file``; counts of ``items``, of them ``without_text`` or image (left out), with ``images``; ``extra_images``;
+        dict: None but in the first process. ``file``; counts of ``items``, of them ``without_text`` or image (left out), with ``images``; ``extra_images``;
         ``unreadable_images`` as {path: reason}; ``dims`` and the ``explained_variance`` of the PCA.
 
     Raises:
@@ -129,16 +177,18 @@ def build_features(
     if dims > width:
         raise UsageError(f"--dims={dims} is more than the {width} values of {made_with}")
     labeler = ImageLabeler(image_weights, device) if images else None
-    store = Cache(Path(cache) if cache else output.with_name(output.name + ".cache"))
+    sources = Sources(of, texts, images, encoder, labeler, batch_size, max_length, show_progress)
+    place = Path(cache) if cache else output.with_name(output.name + ".cache")
+    if share[0]:
+        return fill_part(place, sources, *share)
+    store = Cache(place)
     try:
-        read = encode_images if of == "images" else label_images
-        seen, unreadable = read(images, labeler, store, batch_size, show_progress) if images else ({}, {})
-        described = seen if of == "images" else _joined(texts, seen)
+        if share[1] > 1:
+            compute(sources.share(*share), store)
+            store.absorb(wait_for(part_path(place, rank) for rank in range(1, share[1])))
+        described, seen, unreadable = sources.described(store)
         _check_dims(dims, len(described), output, "an image" if of == "images" else "a text")
-        if of == "images":
-            vectors = np.stack(list(described.values()))
-        else:
-            vectors = encode_texts(list(described.values()), encoder, store, batch_size, max_length, show_progress)
+        vectors = sources.vectors(described, store)
     except sqlite3.Error as error:
         raise UsageError(f"cache '{store.path}' cannot be used ({error}): delete it or name another --cache") from None
     finally:
@@ -165,6 +215,43 @@ def build_features(
     }
     save_item_features(output, described, vectors, made_by)
     return report
+
+
+def compute(sources, store):
+    """Leave all that belongs to some sources in a cache."""
+    described, _, _ = sources.described(store)
+    if described:
+        sources.vectors(described, store)
+
+
+def fill_part(place, sources, rank, n_ranks):
+    """The share of a process that is not the first: a cache of its own, which takes its name when it is complete."""
+    done = part_path(place, rank)
+    working = done.with_name(done.name + ".tmp")
+    if done.is_file():  # of an earlier run that the first process did not end
+        done.replace(working)
+    store = Cache(working)
+    try:
+        compute(sources.share(rank, n_ranks), store)
+    except (UsageError, sqlite3.Error) as error:
+        print(f"error: process {rank}: {error}", file=sys.stderr)  # the first process alone speaks, which knows nothing of it
+        raise UsageError(str(error)) from None
+    finally:
+        store.close()
+    working.replace(done)
+
+
+def part_path(place, rank):
+    """The cache of one of several processes, beside the one of all."""
+    return place.with_name(f"{place.name}.{rank}")
+
+
+def wait_for(paths):
+    """The paths, once all of them are there; a process that fails ends the others, as ``torchrun`` has it."""
+    paths = list(paths)
+    while not all(path.is_file() for path in paths):
+        time.sleep(0.2)
+    return paths
 
 
 def _kind(of):
@@ -206,8 +293,10 @@ def main(args):
     columns = [name.strip() for name in args.columns.split(",") if name.strip()] if args.columns is not None else None
     report = build_features(
         args.dataset, args.data_path, columns, args.text_model, args.image_weights, args.dims, args.max_length,
-        args.batch_size, args.device, args.output, args.cache, of=args.of,
+        args.batch_size, args.device or own_gpu(), args.output, args.cache, of=args.of, share=own_share(),
     )  # fmt: skip
+    if report is None:
+        return 0
     unreadable = report.pop("unreadable_images")
     for path, reason in unreadable.items():
         print(f"skipped: '{path}' is no readable image ({reason})")

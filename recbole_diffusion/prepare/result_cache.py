@@ -46,6 +46,15 @@ class Cache:
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", values.items())
 
+    def absorb(self, paths):
+        """Take over the results of other files (Path), which are deleted then."""
+        for path in paths:
+            self._connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+            with self._connection:
+                self._connection.execute("INSERT OR REPLACE INTO results SELECT key, value FROM other.results")
+            self._connection.execute("DETACH DATABASE other")
+            path.unlink()
+
     def close(self):
         """Close the file."""
         self._connection.close()

@@ -6,12 +6,12 @@ there is whole, since files are written whole or not at all, so that the same co
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import make_folder, write_json
+from recbole_diffusion.processes import share
 from recbole_diffusion.serving.histories import FORMATS, row_groups
 from recbole_diffusion.serving.recommend_file import recommend_file
 
@@ -25,11 +25,6 @@ class Part:
     source: Path
     group: int  # of a Parquet file, else None
     target: Path
-
-
-def share():
-    """Number of this process and how many there are, as ``torchrun`` says; 0 and 1 without."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def parts_of(source, target, suffix=None):

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.devices import own_gpu
 from recbole_diffusion.errors import UsageError, did_you_mean
-from recbole_diffusion.processes import alone
-from recbole_diffusion.serving.parts import content_of, recommend_folder, share
+from recbole_diffusion.processes import alone, share
+from recbole_diffusion.serving.parts import content_of, recommend_folder
 from recbole_diffusion.serving.recommend_file import recommend_file
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
@@ -56,7 +57,7 @@ def main(args):
     sampling = {} if args.sampling_steps is None else {"sampling_steps": args.sampling_steps}
     with alone():  # a share of the files needs no other process
         index = {"index": args.index, "n_probes": args.probes}
-        device = args.device or own_gpu(n_ranks)
+        device = args.device or own_gpu()
         recommender = Recommender.load(args.checkpoint, device, args.trust_checkpoint, **index, **sampling)
     how = {"k": args.k, "exclude_seen": args.exclude_seen, "unknown": args.unknown, "batch_size": args.batch_size}
     if args.user:
@@ -97,15 +98,6 @@ def check_words(args, n_ranks):
         raise UsageError(f"--format must be csv or jsonl, got '{args.format}'")
     if is_folder and Path(args.output).suffix and not os.path.isdir(args.output):
         raise UsageError(f"--input is a folder, so that --output must be one: '{args.output}' looks like a file")
-
-
-def own_gpu(n_ranks):
-    """The GPU of this process among several on a machine, where there are GPUs, else None."""
-    import torch
-
-    if n_ranks == 1 or not torch.cuda.is_available():
-        return None
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def describe(counts, output):
