@@ -4,11 +4,11 @@ Processes need not talk: the parts are numbered by the sorted names of the input
 there is whole, since files are written whole or not at all, so that the same command goes on where it was interrupted.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_diffusion.data.kept_files import hash_file
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import make_folder, write_json
 from recbole_diffusion.processes import share
@@ -80,7 +80,7 @@ def recommend_folder(recommender, source, target, about, suffix=None, **how):
         raise UsageError(f"input and output are the same folder, '{source}'")
     parts = parts_of(source, target, suffix)
     make_folder(target, "output")
-    check_about(target, {**about, "input": {part.source.name: content_of(part.source) for part in parts}})
+    check_about(target, {**about, "input": {part.source.name: hash_file(part.source) for part in parts}})
     rank, n_ranks = share()
     own = parts[rank::n_ranks]
     missing = [part for part in own if not part.target.is_file()]
@@ -104,12 +104,3 @@ def check_about(folder, about):
     other = next((key for key in {**about, **kept} if about.get(key) != kept.get(key)), None)
     if other:
         raise UsageError(f"'{folder}' holds rankings that were made with another {other}: use another --output")
-
-
-def content_of(path):
-    """Hash of the content of a file."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.kept_files import hash_file
 from recbole_diffusion.devices import own_gpu
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.processes import alone, share
-from recbole_diffusion.serving.parts import content_of, recommend_folder
+from recbole_diffusion.serving.parts import recommend_folder
 from recbole_diffusion.serving.recommend_file import recommend_file
 from recbole_diffusion.serving.recommender import Recommender
 from recbole_diffusion.settings.config import DiffusionConfig
@@ -64,7 +65,7 @@ def main(args):
         print_users(args, recommender, how)
     elif os.path.isdir(args.input):
         found_by = recommender.index and [recommender.index.n_probes, len(recommender.index.lists.centres)]
-        about = {**how, **sampling, "checkpoint": content_of(args.checkpoint), "index": found_by}
+        about = {**how, **sampling, "checkpoint": hash_file(args.checkpoint), "index": found_by}
         del about["batch_size"]  # which changes nothing
         try:
             counts = recommend_folder(recommender, args.input, args.output, about, args.format and f".{args.format}", **how)
