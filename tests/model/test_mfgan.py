@@ -165,6 +165,23 @@ def test_each_phase_moves_its_own_side_and_an_epoch_of_critics_is_not_validated(
     assert histories[2]["loss"]["recommendation"][1] == 0 < histories[2]["loss"]["critic id"][1]
 
 
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_training_that_stops_between_phases_goes_on_exactly(tmp_path, stop):
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    more = {"alternate": "epoch", "generator_epochs": 1, "pretrain_epochs": 1, "n_candidates": 3, "stopping_step": 9}
+
+    def train(place, epochs, **how):
+        settings = {**small_settings("MFGAN"), **more, "epochs": epochs, "checkpoint_dir": str(tmp_path / place), **how}
+        return run("MFGAN", "cycle", config_dict=make_config("MFGAN", folder, **settings).external_config_dict)
+
+    whole = train("whole", 5)  # recommender alone, discriminators, recommender, discriminators, recommender
+    train("parts", stop)
+    resumed = train("parts", 5, resume=True)
+    assert resumed["history"]["loss"] == whole["history"]["loss"]  # the last epoch of a part is validated besides
+    ends = [load_checkpoint(result["checkpoint"].replace("-best.pth", "-last.pth"))["state_dict"] for result in (whole, resumed)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
 # What the discriminators learn from
 
 
