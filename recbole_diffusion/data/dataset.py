@@ -21,7 +21,7 @@ from recbole_diffusion.data.filters import ExactFilters
 from recbole_diffusion.data.folds import FoldedSessions
 from recbole_diffusion.data.item_sides import ItemSides
 from recbole_diffusion.data.numbering import ArrayNumbering
-from recbole_diffusion.data.orders import stable_order
+from recbole_diffusion.data.orders import small_numbers, stable_order
 from recbole_diffusion.data.pseudo_items import augmented_parts
 from recbole_diffusion.data.ready_made import ReadyMadeSplits
 from recbole_diffusion.data.splits import ArraySplits, rows_of
@@ -176,12 +176,14 @@ class SequenceDataset(
         target, first = np.flatnonzero(~opens), np.flatnonzero(opens)
         if not len(target):
             raise UsageError(f"dataset '{self.dataset_name}' holds no examples: every user has one interaction")
-        user_start = np.repeat(first, np.diff(np.append(first, len(users))) - 1)
+        sizes = np.diff(np.append(first, len(users)))
+        target, first = (rows.astype(small_numbers(len(users) + 1)) for rows in (target, first))
+        user_start = np.repeat(first, sizes - 1)
         start = np.maximum(user_start, target - self.max_item_list_len)
 
         self.flat = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
         examples = rows_of(self.inter_feat, target)
-        examples.update(self._index_columns(start, target - start, user_start, target))
+        examples.update(self._index_columns(start, (target - start).astype(np.int64), user_start, target))
         self.inter_feat = examples
 
     def _take_lists(self):
@@ -207,14 +209,10 @@ class SequenceDataset(
         self.inter_feat.update(self._index_columns(ends - kept, kept, ends - lengths, ends))
 
     def _index_columns(self, start, length, user_start, target):
-        return Interaction(
-            {
-                self.item_list_length_field: torch.as_tensor(length),
-                HISTORY_START: torch.as_tensor(start),
-                USER_START: torch.as_tensor(user_start),
-                TARGET: torch.as_tensor(target),
-            }
-        )
+        small = small_numbers(len(self.flat[self.iid_field]) + 1)  # four columns of the length of all examples
+        places = {HISTORY_START: start, USER_START: user_start, TARGET: target}
+        columns = {name: torch.as_tensor(place.astype(small, copy=False)) for name, place in places.items()}
+        return Interaction({self.item_list_length_field: torch.as_tensor(length), **columns})
 
     def build(self):
         """Split into training, validation and test part (RecBole), then choose the view of the training part.
@@ -246,7 +244,7 @@ class SequenceDataset(
         """RecBole's order; by time it is exact, although the column is float32, in which seconds since 1970 collide."""
         if by != self.time_field:
             return super().sort(by, ascending)
-        order = stable_order(self.times[self.inter_feat[TARGET].numpy()])
+        order = stable_order(torch.from_numpy(self.times)[self.inter_feat[TARGET]].numpy())
         columns = self.inter_feat.interaction  # one by one, or all would be there twice
         for name in columns:
             columns[name] = columns[name][torch.from_numpy(order if ascending else order[::-1].copy())]

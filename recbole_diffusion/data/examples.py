@@ -33,7 +33,7 @@ class TrainingExamples:
 
     def __init__(self, flat, starts, lengths, places, targets):
         order = places.argsort()
-        self.flat, self.places, self.targets = flat, places[order], targets[order]
+        self.flat, self.places, self.targets = flat, places[order].long(), targets[order]
         self.starts, self.lengths = starts[order], lengths[order]
 
     def __len__(self):
@@ -41,6 +41,7 @@ class TrainingExamples:
 
     def find(self, places):
         """Numbers of examples by the places of their targets, -1 for what is none of them: [B] -> [B]."""
+        places = places.long()
         numbers = torch.searchsorted(self.places, places).clamp(max=len(self) - 1)
         return torch.where(self.places[numbers] == places, numbers, -1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_diffusion.data.orders import grouped_order
+from recbole_diffusion.data.orders import grouped_order, small_numbers
 
 
 def rows_of(feat, index):
@@ -31,12 +31,17 @@ class ArraySplits:
         """RecBole's: the last rows of every group, but never its only one, are validation and test."""
         if group_by is None or leave_one_mode not in ("valid_and_test", "valid_only", "test_only"):
             return super().leave_one_out(group_by, leave_one_mode)  # which knows what to say
-        order, place, size = self._places(group_by)
         left_out = 2 if leave_one_mode == "valid_and_test" else 1
-        from_end = size - 1 - place
-        held = from_end < np.minimum(left_out, size - 1)
         last_part = 1 if leave_one_mode == "valid_only" else 2
-        return self._parts(order, np.where(held, last_part - from_end, 0), 3)
+        return self._parts(*self._ends_held_out(group_by, left_out, last_part), 3)
+
+    def _ends_held_out(self, field, left_out, last_part):
+        """Rows group by group and the part of each, where the last ``left_out`` of a group go to the last parts: arrays [n]."""
+        order, place, size = self._places(field)
+        size -= 1
+        from_end = np.subtract(size, place, out=place)
+        held = from_end < np.minimum(left_out, size)
+        return order, np.where(held, last_part - from_end, 0).astype(np.int8)
 
     def time_based_split(self, ratios, group_by):
         """RecBole's: rows after a moment are the test, of the earlier ones of every group the latest are validation."""
@@ -54,11 +59,11 @@ class ArraySplits:
     def _places(self, field):
         """Rows group by group, in their order; the place of each in its group, and the group's size: arrays [n]."""
         keys = self.inter_feat[field].numpy()
-        order = grouped_order(keys)
-        starts = np.flatnonzero(np.append(True, keys[order][1:] != keys[order][:-1])) if len(keys) else np.zeros(0, int)
-        small = np.int32 if len(keys) < 2**31 else np.int64
-        sizes = np.diff(np.append(starts, len(keys))).astype(small)
-        return order, np.arange(len(keys), dtype=small) - np.repeat(starts.astype(small), sizes), np.repeat(sizes, sizes)
+        order, counts = grouped_order(keys), np.bincount(keys)
+        small = small_numbers(len(keys))
+        sizes = counts[counts > 0].astype(small)
+        starts = np.cumsum(sizes, dtype=small) - sizes
+        return order, np.arange(len(keys), dtype=small) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
 
     def _parts(self, order, part, n_parts):
         """Copies of the data set with the rows of each part. order, part: [n]."""
