@@ -12,6 +12,7 @@ from recbole_diffusion.errors import UsageError
 # Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
 # so that batches stay random.
 BATCHES_PER_POOL = 50
+MOST_SCORES = 2**27  # of one batch of an evaluation: 512 MB, which a large catalogue reaches with few rows
 
 
 class RowNumbers(torch.utils.data.DataLoader):
@@ -106,6 +107,10 @@ class SequenceEvalDataLoader(FullSortEvalDataLoader, RowNumbers):
     def __iter__(self):
         return iter(self.watch(super().__iter__()))
 
+    def _init_batch_size_and_step(self):
+        self.step = rows_at_once(self.config["eval_batch_size"], self._dataset.item_num)
+        self.set_batch_size(self.step)
+
     @property
     def can_mask_history(self):
         """Whether the data set knows the whole history; RecBole's few special ones do not."""
@@ -115,6 +120,11 @@ class SequenceEvalDataLoader(FullSortEvalDataLoader, RowNumbers):
         interaction, _, positive_u, positive_i = super().collate_fn(index)
         seen = self._dataset.history(np.array(index)) if self.mask_history else None
         return interaction, seen, positive_u, positive_i
+
+
+def rows_at_once(most, n_items):
+    """How many rows an evaluation scores at once: ``most``, or fewer where they would have more than :data:`MOST_SCORES`."""
+    return min(most, max(1, MOST_SCORES // n_items))
 
 
 def build_loaders(config, dataset, parts=None):

@@ -5,6 +5,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from recbole_diffusion.data.loaders import rows_at_once
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.training.sparse_table import sparse_tables
 
@@ -26,7 +27,8 @@ def check_memory(config, network, n_items, n_rows):
         UsageError: in one line, with the parts and what makes them smaller.
     """
     ranked = n_items if "full" in str(config["eval_args"]["mode"]) else 0  # of sampled items there are few
-    parts = least_memory(config["learner"], network, min(config["eval_batch_size"], n_rows) * ranked)
+    rows = min(rows_at_once(config["eval_batch_size"], n_items), n_rows)
+    parts = least_memory(config["learner"], network, rows * ranked)
     needed, free = sum(parts.values()), free_memory(config["device"])
     if needed <= free:
         return

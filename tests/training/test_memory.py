@@ -52,8 +52,9 @@ def test_what_fits_is_not_refused(tmp_path):
     sampled = make_config("SimDiffRec", tmp_path, eval_args={"mode": "uni10"})
     check_memory(sampled, linear(), 10**10, 10**10)
     check_memory(make_config("SimDiffRec", tmp_path, eval_batch_size=10**9), linear(), 12, 40)  # of which there are few rows
+    check_memory(config, linear(), 10**8, 10**4)  # scored one row at a time
     with pytest.raises(UsageError, match=r"scores \d{4,}\.\d"):
-        check_memory(config, linear(), 10**10, 10**10)
+        check_memory(config, linear(), 10**12, 10**10)
 
 
 def test_the_limit_of_the_control_group_counts(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from recbole_diffusion import load_data_and_model, run
 from recbole_diffusion.cli import main
+from recbole_diffusion.data import loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.collector import OneTargetCollector, mean_ranks
@@ -148,3 +149,14 @@ def test_an_error_of_recboles_first_batch_is_one_line(given):
         run("GRU4RecCPR", "cycle", config_dict=given)
     with pytest.raises(UsageError, match="RecBole's SASRec cannot be built here: "):
         run("SASRec", "cycle", config_dict={**given, "n_layers": 1.5})
+
+
+@pytest.mark.parametrize("model", ["SimDiffRec", "SASRec"])
+def test_a_large_catalogue_is_scored_few_rows_at_a_time(given, model, monkeypatch):
+    own = {**NETWORK, **({"k_noise": 3, "k_sample": 2} if model == "SimDiffRec" else {}), "metrics": [*USUAL, "GAUC"]}
+    whole = run(model, "cycle", config_dict={**given, **own})
+    monkeypatch.setattr(loaders, "MOST_SCORES", 50)  # of 13 items and more
+    few = run(model, "cycle", config_dict={**given, **own})
+    assert max(len(batch[0]) for batch in load_data_and_model(few["checkpoint"])[5]) < 4
+    for part in ("best_valid_result", "test_result_unmasked", "test_result_masked"):
+        assert few[part] == whole[part]
