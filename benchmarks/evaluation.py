@@ -1,27 +1,74 @@
-"""Full ranking of the test users of beauty: the package's collector and RecBole's own."""
+"""Full ranking of test users: of beauty, the package's collector and RecBole's own; with ``--items``, of a large made-up
+catalogue, for a model as it starts, whose ranks are counted again plainly for some users."""
 
 import time
+from pathlib import Path
 
 from common import in_fresh_process, parse, peak_mb, prepare
 
+PLAIN = {"alpha": 0, "beta": 0, "train_view": "sequence", "data_cache": "none"}
 
-def evaluate(collector, args):
-    """Seconds of one evaluation."""
+
+def evaluate(collector, dataset, settings, args):
+    """Seconds of one evaluation of the test part, and for a few users the ranks by a plain count, 0 behind the list."""
+    import torch
     from recbole.evaluator import Collector
 
     from recbole_diffusion.training.trainer import trainer_class
 
-    config, loaders, network, _ = prepare("SimDiffRec", "beauty", args)
+    config, loaders, network, _ = prepare("SimDiffRec", dataset, args, **settings)
     trainer = trainer_class(config)(config, network)
     if collector == "recbole":
         trainer.eval_collector = Collector(config)
-    users, start = len(loaders[2]._dataset), time.perf_counter()
+    else:
+        trainer.eval_collector.ranks = []
+    before = peak_mb()
+    start = time.perf_counter(), time.process_time()
     trainer.evaluate(loaders[2], load_best_model=False)
-    return {"seconds": time.perf_counter() - start, "users": users, "peak": peak_mb()}
+    found = {"seconds": time.perf_counter() - start[0], "processor": time.process_time() - start[1]}
+    found.update(users=len(loaders[2]._dataset), items=loaders[2]._dataset.item_num - 1, before=before, peak=peak_mb())
+    if collector == "package":
+        batch, _, _, target = next(iter(loaders[2]))
+        with torch.no_grad():
+            scores = network.full_sort_predict(batch)
+        scores[:, 0] = -torch.inf
+        place = (scores > scores.gather(1, target[:, None])).sum(1) + 1
+        kept = torch.cat(trainer.eval_collector.ranks)[: len(place)]
+        found["same"] = torch.equal(torch.where(place <= max(config["topk"]), place, 0).short(), kept)
+        found["listed"] = int((kept > 0).sum())
+    return found
+
+
+def make_up(folder, users, items, seed=0):
+    """Twenty interactions of each user; every item is met. Name of the data set, a Parquet file in ``folder``."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    name, random = f"even-{users}-{items}", np.random.default_rng(seed)
+    file = Path(folder) / name / f"{name}.inter.parquet"
+    if file.exists():
+        return name
+    rows = max(20 * users, items)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "user_id:token": pa.array(random.permutation(rows) % users).cast(pa.string()),
+        "item_id:token": pa.array(random.permutation(rows) % items).cast(pa.string()),
+        "timestamp:float": pa.array(random.integers(1.4e9, 1.7e9, rows).astype(float)),
+    }
+    parquet.write_table(pa.table(columns), file)
+    return name
 
 
 if __name__ == "__main__":
-    args = parse(__doc__)
-    for collector in ("package", "recbole"):
-        found = in_fresh_process(evaluate, collector, args)
-        print(f"{collector}: {found['users']} users in {found['seconds']:.1f} s, peak {found['peak']:.0f} MB")
+    args = parse(__doc__, items=0, users=100_000)
+    dataset, settings = ("beauty", {}) if not args.items else (make_up(args.data_path, args.users, args.items), PLAIN)
+    for collector in ("package", "recbole") if not args.items else ("package",):
+        found = in_fresh_process(evaluate, collector, dataset, settings, args)
+        print(
+            f"{collector}: {found['users']} users, {found['items']} items in {found['seconds']:.1f} s "
+            f"({found['processor']:.1f} s of the processor, {found['users'] / found['seconds']:.0f} users a second), "
+            f"peak {found['peak']:.0f} MB, {found['before']:.0f} MB of them before"
+        )
+        if "same" in found:
+            print(f"  ranks of the first batch, of which {found['listed']} are listed, equal a plain count: {found['same']}")
