@@ -172,7 +172,7 @@ def set_up(
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
     loaders = build_loaders(config, data, parts)
     check_against_data(config, data)
-    check_ranks_file(config)
+    check_ranks_file(config["ranks_file"], processes.world_size())
     network = build_model(config, loaders[0])
     check_memory(config, network, data.item_num, max((len(loader._dataset) for loader in loaders[1:] if loader), default=0))
     logging.getLogger().info(network)
@@ -259,6 +259,22 @@ def load_data_and_model(
     return (config, network, data, *loaders)
 
 
+def config_of(
+    checkpoint: dict[str, Any],
+    model_file: str | PathLike[str],
+    data_path: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> DiffusionConfig:
+    """The settings of a checkpoint on this machine; see :func:`restore`. Raises UsageError."""
+    saved, changes = checkpoint["config"], changes or {}
+    try:
+        settings = {**reusable_settings(saved, data_path), **changes}
+        settings = {key: value for key, value in settings.items() if value is not None or key not in changes}
+        return DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"'{model_file}' has damaged settings: {type(error).__name__} {error}") from error
+
+
 def restore(
     checkpoint: dict[str, Any],
     model_file: str | PathLike[str],
@@ -278,13 +294,7 @@ def restore(
     Raises:
         UsageError: see :func:`load_data_and_model`, and for a change that cannot be used.
     """
-    saved = checkpoint["config"]
-    try:
-        settings = {**reusable_settings(saved, data_path), **(changes or {})}
-        settings = {key: value for key, value in settings.items() if value is not None or key not in (changes or {})}
-        config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UsageError(f"'{model_file}' has damaged settings: {type(error).__name__} {error}") from error
+    config = config_of(checkpoint, model_file, data_path, changes)
     start_torch(config)
     data, counts, parts = prepare_data(config)
     loaders = build_loaders(config, data, parts)

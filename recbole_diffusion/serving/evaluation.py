@@ -9,7 +9,7 @@ from recbole_diffusion import processes
 from recbole_diffusion.data.build import check_against_data
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import expand_home, make_folder, plain, write_json
-from recbole_diffusion.quick_start import restore
+from recbole_diffusion.quick_start import config_of, restore
 from recbole_diffusion.serving.recommender import SAMPLING_SETTINGS, check_sampling
 from recbole_diffusion.settings import checks
 from recbole_diffusion.settings.free import FREE_SETTINGS
@@ -62,18 +62,22 @@ def evaluate_checkpoint(path, part="test", settings=None, output=None, trust_che
         raise UsageError(f"part must be one of {', '.join(PARTS)}, got '{part}'{did_you_mean(part, PARTS)}")
     clock = Clock()
     settings, group = split_group(settings)
-    path = expand_home(str(path))
+    path, output = expand_home(str(path)), output and expand_home(str(output))
     checkpoint = load_checkpoint(path, trust_checkpoint)
     changes = chosen_changes(checkpoint["config"], settings)
     check_places(part, changes["ranks_file"], output)
     if group:
+        check_ranks_file(changes["ranks_file"], group["world_size"])
+        config_of(checkpoint, path, settings.get("data_path"), changes)  # refuses before anything is started
         arguments = (path, part, settings, output, trust_checkpoint)
         advice = "lower eval_batch_size or take fewer processes"
         return EvaluationResult(run_processes(evaluate_checkpoint, arguments, **group, advice=advice))
     changes["checkpoint_dir"] = os.path.dirname(path) or "."  # is there, and nothing is written to it
     config, network, data, counts, loaders = restore(checkpoint, path, settings.get("data_path"), changes)
+    for key in ("state_dict", "optimizer"):  # the model has its weights
+        checkpoint.pop(key, None)
     check_against_data(config, data)
-    check_ranks_file(config)
+    check_ranks_file(config["ranks_file"], processes.world_size())
     check_rows(checkpoint, config, loaders, path)
     for key in SHOWN_AS_TRAINED:
         config[key] = checkpoint["config"].get(key)
@@ -92,7 +96,7 @@ def evaluate_checkpoint(path, part="test", settings=None, output=None, trust_che
         "seconds": clock.laps,
         **describe_process(config, network),
         "checkpoint": path,
-        "result_file": output and str(output),
+        "result_file": output,
         "settings": config.plain(),
     })  # fmt: skip
     if output and processes.is_first():
@@ -151,7 +155,7 @@ def chosen_changes(saved, settings):
 def refuse_unless_same(saved, key, value):
     """Raise UsageError for a setting that cannot be changed, unless it says what the checkpoint says."""
     if key not in saved:
-        known = (*CHANGEABLE, *(name for name in SAMPLING_SETTINGS if name in saved))
+        known = (*CHANGEABLE, *(name for name in SAMPLING_SETTINGS if name in saved), "nproc")
         raise UsageError(f"evaluate has no setting '{key}'{did_you_mean(key, known)}: it takes {', '.join(known)}")
     if plain(value) != saved[key]:
         raise UsageError(
@@ -186,7 +190,7 @@ def changed(saved, config, settings):
     """{setting: [in training, now]} of what was changed and can change a figure."""
     now, found = config.plain(), {}
     for key in sorted(set(settings) - FREE_SETTINGS):
-        before, value = saved[key], now[key]
+        before, value = saved.get(key), now.get(key)
         if key == "eval_args":
             before, value = before["mode"], value["mode"]
         if before != value:

@@ -5,7 +5,6 @@ import io
 import numpy
 import torch
 
-from recbole_diffusion import processes
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import finite, write_whole
 from recbole_diffusion.training.console import shows_bars
@@ -34,9 +33,9 @@ def evaluate_both_protocols(config, trainer, test_data, load_best_model):
     return results, ranks
 
 
-def check_ranks_file(config):
+def check_ranks_file(file, n_processes):
     """Raise UsageError where ranks are wanted of several processes, each of which has those of its own users."""
-    if config["ranks_file"] and processes.world_size() > 1:
+    if file and n_processes > 1:
         raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
 
 
