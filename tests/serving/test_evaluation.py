@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 import torch
 from models import CONTRACTS, training_settings
+from recbole.trainer import Trainer
+from session_files import SPLIT, TRAIN, write_split
 
 from recbole_diffusion import evaluate, run
 from recbole_diffusion.cli import main
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.recommender import SAMPLING_SETTINGS
-from recbole_diffusion.testing import cycle_sequences, write_sequences
+from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
 from recbole_diffusion.training.checkpoint import load_checkpoint
 from recbole_diffusion.training.launch import free_port
+from recbole_diffusion.training.networks import build_model
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("test_result", "test_result_unmasked", "test_result_masked")
@@ -199,9 +204,19 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(tmp_path, capsys):
         evaluate({"checkpoint": None})
 
 
-def test_ready_made_files_without_validation_have_none_to_measure(tmp_path):
-    from session_files import SPLIT, TRAIN, write_split
+def test_recboles_own_checkpoint_is_measured_when_trusted(trained_data, tmp_path, capsys):
+    more = {"train_batch_size": 64, "epochs": 1, "use_gpu": False, "checkpoint_dir": str(tmp_path)}
+    config = make_config("SASRec", trained_data("SASRec"), hidden_size=8, inner_size=16, **more)
+    loaders = build_loaders(config, create_dataset(config))
+    stock = Trainer(config, build_model(config, loaders[0]))
+    stock.fit(*loaders[:2], verbose=False)
+    assert main(["evaluate", stock.saved_model_file]) == 2
+    assert "--trust-checkpoint reads it all the same" in capsys.readouterr().err
+    found = evaluate(stock.saved_model_file, trust_checkpoint=True)
+    assert found["test_result"] == stock.evaluate(loaders[2], load_best_model=False)
 
+
+def test_ready_made_files_without_validation_have_none_to_measure(tmp_path):
     folder = write_split(tmp_path, TRAIN, [], [[2, 5, 1], [3, 4, 6, 2]])
     split = {**SPLIT, "benchmark_filename": ["train", "test"], "eval_step": 0}
     result = run("SASRec", "shop", config_dict=training_settings("SASRec", folder, **split, checkpoint_dir="saved"))
