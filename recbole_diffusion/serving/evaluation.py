@@ -1,5 +1,6 @@
 """The command ``evaluate``: metrics of a checkpoint on its data, as its training measured them."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def evaluate_checkpoint(path, part="test", settings=None, output=None, trust_che
         arguments = (path, part, settings, output, trust_checkpoint)
         advice = "lower eval_batch_size or take fewer processes"
         return EvaluationResult(run_processes(evaluate_checkpoint, arguments, **group, advice=advice))
+    if not processes.is_first():
+        logging.getLogger().setLevel(logging.ERROR)  # one tells what is odd about the data
     changes["checkpoint_dir"] = os.path.dirname(path) or "."  # is there, and nothing is written to it
     config, network, data, counts, loaders = restore(checkpoint, path, settings.get("data_path"), changes)
     for key in ("state_dict", "optimizer"):  # the model has its weights

@@ -129,10 +129,17 @@ def test_two_processes_print_what_one_does(trained, capsys):
     assert found["settings"]["world_size"] == 2
 
 
-def test_nproc_starts_processes_which_rank_the_same_candidates(trained):
+def test_nproc_starts_processes_which_rank_the_same_candidates(tmp_path, capfd):
+    folder = Path(write_sequences(cycle_sequences(), tmp_path, "cycle"))
+    header, *rows = (folder / "cycle" / "cycle.inter").read_text().splitlines()
+    rows = [f"{user}\t{item}\t{int(float(time)) // 2}" for user, item, time in (row.split("\t") for row in rows)]
+    (folder / "cycle" / "cycle.inter").write_text("\n".join([header, *rows]) + "\n")
+    result = run("SASRec", "cycle", config_dict=training_settings("SASRec", folder, checkpoint_dir="saved"))
+    capfd.readouterr()
     given = {"eval_args": {"mode": "uni5"}, "topk": [1, 2], "use_gpu": False}
-    found = evaluate(trained("SASRec"), nproc=2, **given)
-    assert found["settings"]["world_size"] == 2 and figures(found) == figures(evaluate(trained("SASRec"), **given))
+    found = evaluate(result, nproc=2, **given)
+    assert capfd.readouterr().err.count("share user and time") == 1  # of two processes one says it
+    assert found["settings"]["world_size"] == 2 and figures(found) == figures(evaluate(result, **given))
 
 
 def test_what_is_wrong_is_said_before_processes_start(trained, monkeypatch):
