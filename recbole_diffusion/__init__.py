@@ -9,6 +9,7 @@ from recbole_diffusion import old_recommend
 if TYPE_CHECKING:  # what a type checker and the documentation see; see __getattr__ for the rest
     from recbole_diffusion.api import plot
     from recbole_diffusion.api.comparison import compare
+    from recbole_diffusion.api.evaluation import evaluate
     from recbole_diffusion.api.recommendation import recommend
     from recbole_diffusion.api.tuning import tune
     from recbole_diffusion.quick_start import load_data_and_model, objective_function, run
@@ -23,9 +24,10 @@ _PUBLIC = {
     "compare": "api.comparison",
     "tune": "api.tuning",
     "recommend": "api.recommendation",
+    "evaluate": "api.evaluation",
 }
 __all__ = [
-    "run", "compare", "tune", "plot", "recommend", "load_data_and_model", "objective_function", "Recommender",
+    "run", "compare", "tune", "plot", "recommend", "evaluate", "load_data_and_model", "objective_function", "Recommender",
     "__version__",
 ]  # fmt: skip
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from os import PathLike
@@ -23,12 +20,12 @@ from recbole_diffusion.prepare.data_frames import with_frame_stored
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_settings
 from recbole_diffusion.training.console import keep, say, shows_bars
-from recbole_diffusion.training.evaluation import evaluate_both_protocols, plain_metrics, write_ranks
+from recbole_diffusion.training.evaluation import check_ranks_file, evaluate_both_protocols, plain_metrics, write_ranks
 from recbole_diffusion.training.launch import run_processes, split_group
 from recbole_diffusion.training.logs import check_places, log_file, start_logging
 from recbole_diffusion.training.memory import check_memory
 from recbole_diffusion.training.networks import build_model, restore_model, start_torch
-from recbole_diffusion.training.records import Clock, data_counts, describe_split, peak_memory_mb, versions
+from recbole_diffusion.training.records import Clock, data_counts, describe_process, describe_subject
 from recbole_diffusion.training.result import RunResult
 from recbole_diffusion.training.surroundings import left_as_found, without_recboles_warnings
 from recbole_diffusion.training.trainer import trainer_class
@@ -71,7 +68,8 @@ def run(
     dataset, config_dict = with_frame_stored(dataset, config_dict)
     settings, group = split_group(config_dict)
     if group:
-        return RunResult(run_processes(run, model, dataset, config_file_list, settings, saved, **group))
+        DiffusionConfig(model, dataset, config_file_list, settings)  # refuses before anything is started
+        return RunResult(run_processes(run, (model, dataset, config_file_list, settings, saved), **group))
     clock = Clock()
     config, trainer, loaders, counts = set_up(model, dataset, config_file_list, settings, data_cache)
     with closing(trainer.tensorboard):  # it holds a thread and a file
@@ -85,16 +83,8 @@ def run(
         tests, ranks = evaluate_both_protocols(config, trainer, loaders[2], load_best_model=saved)
     clock.lap("test")
 
-    augmented = getattr(loaders[0]._dataset, "augmented", None)
     result = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "dataset_counts": counts,
-        "split": describe_split(config),
-        "mask_history": config["mask_history"],
-        "leaks_test_labels": getattr(trainer.model, "leaks", False) or bool(augmented and augmented["leaks"]),
-        "augmented": augmented,
-        "seed": config["seed"],
+        **describe_subject(config, counts, loaders[0]._dataset, trainer.model),
         "best_valid_score": float(best_score) if best_result else None,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": plain_metrics(best_result),
@@ -105,12 +95,7 @@ def run(
         "epochs": len(trainer.train_loss_dict),
         "history": trainer.history,
         "seconds": clock.laps,
-        "peak_memory_mb": peak_memory_mb(),
-        "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "device": str(config["device"]),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        **describe_process(config, trainer.model),
         "checkpoint": trainer.saved_model_file if saved else None,
         "result_file": config["result_file"] or (trainer.result_file if saved else None),
         "settings": config.plain(),
@@ -187,8 +172,7 @@ def set_up(
     data, counts, parts = data_cache.get(config, prepare_data) if data_cache else prepare_data(config)
     loaders = build_loaders(config, data, parts)
     check_against_data(config, data)
-    if config["ranks_file"] and processes.world_size() > 1:
-        raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
+    check_ranks_file(config["ranks_file"], processes.world_size())
     network = build_model(config, loaders[0])
     check_memory(config, network, data.item_num, max((len(loader._dataset) for loader in loaders[1:] if loader), default=0))
     logging.getLogger().info(network)
@@ -271,14 +255,48 @@ def load_data_and_model(
         UsageError: when the file is missing or not such a checkpoint, or the data have other items than the model.
     """
     checkpoint = load_checkpoint(model_file, trust_checkpoint)
-    saved = checkpoint["config"]
+    config, network, data, _, loaders = restore(checkpoint, model_file, data_path)
+    return (config, network, data, *loaders)
+
+
+def config_of(
+    checkpoint: dict[str, Any],
+    model_file: str | PathLike[str],
+    data_path: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> DiffusionConfig:
+    """The settings of a checkpoint on this machine; see :func:`restore`. Raises UsageError."""
+    saved, changes = checkpoint["config"], changes or {}
     try:
-        settings = reusable_settings(saved, data_path)
-        config = DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
+        settings = {**reusable_settings(saved, data_path), **changes}
+        settings = {key: value for key, value in settings.items() if value is not None or key not in changes}
+        return DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"'{model_file}' has damaged settings: {type(error).__name__} {error}") from error
+
+
+def restore(
+    checkpoint: dict[str, Any],
+    model_file: str | PathLike[str],
+    data_path: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> tuple[DiffusionConfig, torch.nn.Module, Any, dict[str, int], list[Any]]:
+    """The model of a checkpoint with its data.
+
+    Args:
+        checkpoint (dict): as :func:`recbole_diffusion.training.checkpoint.load_checkpoint` reads it.
+        model_file, data_path: see :func:`load_data_and_model`.
+        changes (dict, optional): settings that win over those of the checkpoint; None takes one away.
+
+    Returns:
+        tuple: configuration, model, data set, its counts before it was split, the three loaders.
+
+    Raises:
+        UsageError: see :func:`load_data_and_model`, and for a change that cannot be used.
+    """
+    config = config_of(checkpoint, model_file, data_path, changes)
     start_torch(config)
-    data, _, parts = prepare_data(config)
+    data, counts, parts = prepare_data(config)
     loaders = build_loaders(config, data, parts)
     tokens = [str(token) for token in data.field2id_token[data.iid_field]]
     known = checkpoint["item_tokens"]
@@ -294,4 +312,4 @@ def load_data_and_model(
         reason = str(error).splitlines()[1].strip()
         raise UsageError(f"checkpoint '{model_file}' does not fit {config['model']} on these data: {reason}") from None
     network.eval()
-    return (config, network, data, *loaders)
+    return config, network, data, counts, loaders

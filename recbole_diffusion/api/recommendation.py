@@ -43,7 +43,7 @@ def recommend(
         device (str, optional): ``cpu``, ``cuda``, ...; by default as in training.
         data_path (str, optional): where the data sets are now, if they moved, for ``users``.
         trust_checkpoint (bool): read a pickle from elsewhere and execute any code in it.
-        sampling: ``sampling_steps`` of a diffusion model that samples.
+        sampling: ``sampling_steps`` of a diffusion model that samples, or others of its settings of sampling.
 
     Returns:
         pandas.DataFrame: columns ``user`` (without names the number of the history, from 0), ``rank`` (from 1),

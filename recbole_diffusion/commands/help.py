@@ -26,6 +26,7 @@ USAGE = """usage: recbole-diffusion [run | train] --model=NAME --dataset=NAME [-
        recbole-diffusion check-data NAME [--KEY=VALUE ...]
        recbole-diffusion features --dataset=NAME [--text_model=FOLDER]
        recbole-diffusion augment NAME --checkpoint=CHECKPOINT [--KEY=VALUE ...]
+       recbole-diffusion evaluate CHECKPOINT [--part=test|valid|both] [--KEY=VALUE ...]
        recbole-diffusion recommend CHECKPOINT --input=FILE --output=FILE [--k=10] [--exclude-seen]
        recbole-diffusion index CHECKPOINT [--probes=16]
        recbole-diffusion export CHECKPOINT --format=onnx --output=FILE

@@ -39,6 +39,7 @@ COMMANDS = {
     "check-data": Command("prepare.check", "prepare.check:add_arguments", takes_settings=True),
     "features": Command("prepare.extract", "prepare.arguments:add_features", in_parts=True),
     "augment": Command("augment.command", "augment.arguments:add_augment", takes_settings=True),
+    "evaluate": Command("serving.evaluation", "serving.arguments:add_evaluate", takes_settings=True, in_parts=True),
     "recommend": Command("serving.recommend", "serving.arguments:add_recommend", in_parts=True),
     "index": Command("serving.index", "serving.arguments:add_index"),
     "export": Command("serving.export", "serving.arguments:add_export"),

@@ -127,6 +127,23 @@ def rows_at_once(most, n_items):
     return min(most, max(1, MOST_SCORES // n_items))
 
 
+class SampledEvalDataLoader(NegSampleEvalDataLoader):
+    """RecBole's loader of sampled ranking, whose candidates belong to the user, the part and the seed.
+
+    So every evaluation ranks the same ones, whatever happened before, in whatever batches and processes.
+    """
+
+    def _neg_sampling(self, inter_feat):
+        """RecBole's, which is called for the rows of one user and draws from NumPy's global generator."""
+        number = ("valid", "test").index(self._sampler.phase)
+        state = np.random.get_state()
+        np.random.seed([self.config["seed"], number, int(inter_feat[self.uid_field][0])])
+        try:
+            return super()._neg_sampling(inter_feat)
+        finally:
+            np.random.set_state(state)
+
+
 def build_loaders(config, dataset, parts=None):
     """Split a data set and wrap its parts.
 
@@ -182,7 +199,7 @@ def _eval_loader(config, part, sampler, phase):
     full = config["eval_args"]["mode"][phase] == "full"
     if not full:
         part.trims = False  # this loader concatenates the rows of users, which needs one width
-    loader_class = SequenceEvalDataLoader if full else NegSampleEvalDataLoader
+    loader_class = SequenceEvalDataLoader if full else SampledEvalDataLoader
     loader = loader_class(config, part, sampler, shuffle=False)
     if config["mask_history"]:
         if not getattr(loader, "can_mask_history", False):

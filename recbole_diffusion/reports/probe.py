@@ -11,7 +11,7 @@ from recbole_diffusion.errors import UsageError
 from recbole_diffusion.quick_start import load_data_and_model
 from recbole_diffusion.reports.significance import user_values
 from recbole_diffusion.training.evaluation import evaluate_both_protocols
-from recbole_diffusion.training.trainer import trainer_class
+from recbole_diffusion.training.trainer import evaluating_trainer
 
 HEAD_SHARE = 0.2  # the most frequent fifth of the items, as in the papers on long tails
 CLUSTERS = 6
@@ -70,8 +70,7 @@ def rank_test_part(path, data_path=None, trust_checkpoint=False):
         UsageError: see ``load_data_and_model``, and when the data or metrics give no ranks.
     """
     config, model, data, train, _, test = load_data_and_model(str(path), data_path, trust_checkpoint)
-    trainer = trainer_class(config)(config, model)
-    trainer.eval_collector.data_collect(train)
+    trainer = evaluating_trainer(config, model, train)
     ranks = evaluate_both_protocols(config, trainer, test, load_best_model=False)[1][False]
     part = test._dataset
     if TARGET not in part.inter_feat:

@@ -23,7 +23,10 @@ from recbole_diffusion.training.checkpoint import load_checkpoint, reusable_sett
 
 UNKNOWN = ("drop", "error")
 # Settings that change how a trained model samples and none of its weights.
-SAMPLING_SETTINGS = ("sampling_steps",)
+SAMPLING_SETTINGS = (
+    "sampling_steps", "sampler", "reverse", "reverse_variance", "ddim_eta", "sampling_noise", "guidance_strength", "ensemble_seeds",
+    "eval_draws", "eval_neighbours",
+)  # fmt: skip
 
 
 class UnknownItemError(UsageError):
@@ -103,7 +106,7 @@ class Recommender:
             index (str, optional): file of ``recbole-diffusion index``, ``auto`` for the one beside the checkpoint; lists are
                 then approximate.
             n_probes (int, optional): how many lists of the index a history looks at.
-            sampling: ``sampling_steps`` of a diffusion model that samples, for example 1.
+            sampling: ``sampling_steps`` of a diffusion model that samples, for example 1, or others of :data:`SAMPLING_SETTINGS`.
 
         Raises:
             UsageError: when a file is missing, damaged or foreign, when the model cannot recommend for new users, for an index
@@ -293,13 +296,18 @@ def _restored_config(checkpoint: Any, path: object, sampling: dict[str, Any]) ->
     if not isinstance(saved, dict) or not isinstance(checkpoint["item_tokens"], list):
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: it has no settings or no items")
     for key in sampling:
-        if key not in SAMPLING_SETTINGS or key not in saved:
-            raise UsageError(f"{saved.get('model')} has no {key} to change: leave it out")
+        check_sampling(saved, key)
     try:
         settings = {**reusable_settings(saved, None), **sampling}
         return DiffusionConfig(saved["model"], saved["dataset"], config_dict=settings)
     except (KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"'{path}' is not a checkpoint of recbole_diffusion: damaged settings ({error})") from None
+
+
+def check_sampling(saved: Mapping[str, Any], key: str) -> None:
+    """Raise UsageError when a model has no such setting of sampling. saved: settings of its training."""
+    if key not in SAMPLING_SETTINGS or key not in saved:
+        raise UsageError(f"{saved.get('model')} has no {key} to change: leave it out")
 
 
 def _restored_network(config: DiffusionConfig, checkpoint: Any, path: object) -> torch.nn.Module:

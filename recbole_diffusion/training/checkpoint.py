@@ -16,6 +16,7 @@ from recbole_diffusion.files import expand_home, plain, replacing
 from recbole_diffusion.settings.free import FREE_SETTINGS
 
 CHECKPOINT_FORMAT = 1
+PIECE = 2**20  # rows that are hashed at a time
 
 
 def save_atomically(state, path):
@@ -117,6 +118,8 @@ def settings_fingerprint(settings):
 def data_fingerprint(dataset):
     """Hexadecimal digest of everything that a part of a data set holds: examples, histories and features.
 
+    Whole numbers count as if they had eight bytes, so that checkpoints outlive changes of how data are held.
+
     Args:
         dataset (recbole.data.dataset.Dataset): after the split.
     """
@@ -125,7 +128,10 @@ def data_fingerprint(dataset):
     for columns in features:
         for name in sorted(columns.columns if hasattr(columns, "columns") else columns or ()):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(columns[name]).tobytes())
+            values = np.asarray(columns[name])
+            kind = np.int64 if values.dtype.kind == "i" else values.dtype
+            for start in range(0, len(values), PIECE):
+                digest.update(np.ascontiguousarray(values[start : start + PIECE], dtype=kind).tobytes())
     return digest.hexdigest()
 
 

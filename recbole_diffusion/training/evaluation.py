@@ -5,6 +5,7 @@ import io
 import numpy
 import torch
 
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import finite, write_whole
 from recbole_diffusion.training.console import shows_bars
 
@@ -30,6 +31,12 @@ def evaluate_both_protocols(config, trainer, test_data, load_best_model):
         load_best_model = False
     test_data.mask_history = config["mask_history"]
     return results, ranks
+
+
+def check_ranks_file(file, n_processes):
+    """Raise UsageError where ranks are wanted of several processes, each of which has those of its own users."""
+    if file and n_processes > 1:
+        raise UsageError("ranks_file is written by one process only: leave out --nproc or the file")
 
 
 def write_ranks(ranks, test_part, path):

@@ -1,4 +1,4 @@
-"""Starting several processes that train one model, and what becomes of them."""
+"""Starting several processes that train or evaluate one model, and what becomes of them."""
 
 import json
 import os
@@ -15,7 +15,6 @@ import torch
 from recbole_diffusion import processes, threads
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.files import write_json
-from recbole_diffusion.settings.config import DiffusionConfig
 
 
 def split_group(config_dict):
@@ -41,34 +40,35 @@ def split_group(config_dict):
     return settings, {**group, "nproc": nproc, "world_size": total}
 
 
-def run_processes(train, model, dataset, config_file_list, config_dict, saved, nproc, world_size, ip="localhost",
-                  port=None, group_offset=0):  # fmt: skip
-    """Train in several processes of this machine, which may belong to more on others.
+def run_processes(work, arguments, nproc, world_size, ip="localhost", port=None, group_offset=0,
+                  advice="the same command with --resume goes on"):  # fmt: skip
+    """Work in several processes of this machine, which may belong to more on others.
 
     Args:
-        train (callable): what each process does, :func:`recbole_diffusion.run`.
-        model, dataset, config_file_list, config_dict, saved: its arguments.
+        work (callable): what each process does, such as :func:`recbole_diffusion.run`; returns JSON values.
+        arguments (tuple): its arguments.
         nproc (int): processes to start here.
         world_size (int): processes on all machines together.
         ip (str): address of the machine with ``group_offset`` 0.
         port (int, optional): a free port there, the same on all machines; chosen freely for a single machine.
         group_offset (int): processes on the machines before this one.
+        advice (str): what helps where the system has ended a process.
 
     Returns:
-        dict: the result of ``train``; all processes have the same.
+        dict: the result of ``work``; all processes have the same.
 
     Raises:
-        UsageError: what ``train`` raises, and for several machines without an address.
+        UsageError: what ``work`` raises, and for several machines without an address.
         KeyboardInterrupt: after Ctrl-C, with the words that say how to go on.
     """
     if port is None and world_size > nproc:
         raise UsageError("several machines need --ip and --port of the first one")
-    DiffusionConfig(model, dataset, config_file_list, config_dict)  # refuses before anything is started
     environment = {"MASTER_ADDR": ip, "MASTER_PORT": port or free_port(), "WORLD_SIZE": world_size}
     environment["LOCAL_WORLD_SIZE"] = nproc
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (group_offset, environment, folder, train, (model, dataset, config_file_list, config_dict, saved))
-        group = torch.multiprocessing.spawn(run_in_group, arguments, nprocs=nproc, join=False)
+        group = torch.multiprocessing.spawn(
+            run_in_group, (group_offset, environment, folder, work, arguments), nprocs=nproc, join=False
+        )
         try:
             while not group.join():
                 pass
@@ -79,8 +79,7 @@ def run_processes(train, model, dataset, config_file_list, config_dict, saved, n
                     raise kind(words.read_text(encoding="utf-8")) from None
             if getattr(error, "signal_name", None):
                 raise UsageError(
-                    f"process {error.error_index} was ended by {error.signal_name}, which a lack of memory may do: the "
-                    f"same command with --resume goes on"
+                    f"process {error.error_index} was ended by {error.signal_name}, which a lack of memory may do: {advice}"
                 ) from None
             raise
         return json.loads(Path(folder, "result-0.json").read_text(encoding="utf-8"))
@@ -95,7 +94,7 @@ def end_processes(group, patience=30):
             process.terminate()
 
 
-def run_in_group(local_rank, group_offset, environment, folder, train, arguments):
+def run_in_group(local_rank, group_offset, environment, folder, work, arguments):
     """What each process of :func:`run_processes` does: the same as under ``torchrun``, with its outcome in a file."""
     environment = {**environment, "LOCAL_RANK": local_rank, "RANK": group_offset + local_rank}
     os.environ.update({key: str(value) for key, value in environment.items()})
@@ -104,7 +103,7 @@ def run_in_group(local_rank, group_offset, environment, folder, train, arguments
     threads.share(environment["LOCAL_WORLD_SIZE"])
     torch.multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers start as in a run by itself
     try:
-        write_json(train(*arguments), Path(folder, f"result-{local_rank}.json"))
+        write_json(work(*arguments), Path(folder, f"result-{local_rank}.json"))
     except (UsageError, KeyboardInterrupt) as error:
         kind = UsageError if isinstance(error, UsageError) else KeyboardInterrupt
         Path(folder, f"{kind.__name__}-{local_rank}.txt").write_text(str(error), encoding="utf-8")

@@ -1,6 +1,8 @@
 """What a result says beside its metrics: data, split, versions, time and memory."""
 
+import os
 import platform
+import shlex
 import sys
 import time
 
@@ -22,6 +24,43 @@ def describe_split(config):
     if config["benchmark_filename"]:
         return f"files {config['benchmark_filename']}"
     return f"{config['eval_args']['split']}, order {config['eval_args']['order']}, {config['eval_args']['mode']}"
+
+
+def describe_subject(config, counts, training_part, network):
+    """The beginning of a result: what was measured on what, by which protocol.
+
+    Args:
+        config (DiffusionConfig): settings.
+        counts (dict): see :func:`data_counts`.
+        training_part (Dataset): names the pseudo items, if there are any.
+        network (nn.Module): says whether it saw test targets.
+
+    Returns:
+        dict: JSON values.
+    """
+    augmented = getattr(training_part, "augmented", None)
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "dataset_counts": counts,
+        "split": describe_split(config),
+        "mask_history": config["mask_history"],
+        "leaks_test_labels": getattr(network, "leaks", False) or bool(augmented and augmented["leaks"]),
+        "augmented": augmented,
+        "seed": config["seed"],
+    }
+
+
+def describe_process(config, network):
+    """What a result says of the process that found it: a dict of JSON values."""
+    return {
+        "peak_memory_mb": peak_memory_mb(),
+        "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "device": str(config["device"]),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+    }
 
 
 def data_counts(data):

@@ -32,8 +32,7 @@ class RunResult(dict[str, Any]):
     @property
     def metrics(self) -> pd.DataFrame:
         """Test metrics, a :class:`pandas.DataFrame`: a row per metric, columns ``not masked`` and ``masked`` (history)."""
-        both = {"not masked": self["test_result_unmasked"], "masked": self["test_result_masked"]}
-        return pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in both.items() if values})
+        return metric_table(self, "test")
 
     @property
     def history(self) -> pd.DataFrame:
@@ -77,6 +76,34 @@ class RunResult(dict[str, Any]):
         return figure
 
 
+class EvaluationResult(dict[str, Any]):
+    """The dict that :func:`recbole_diffusion.evaluate` returns; :func:`print` shows the tables of its parts.
+
+    As a dict it holds JSON values only, under the keys of a :class:`RunResult` where both have them; ``valid_result``,
+    ``valid_result_unmasked`` and ``valid_result_masked`` are those of the validation part.
+    """
+
+    def __str__(self) -> str:
+        return format_evaluation(self)
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        heading = html.escape(format_evaluation(self).split("\n", 1)[0])
+        return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """A :class:`pandas.DataFrame`: a row per metric, columns ``not masked`` and ``masked``, for both parts under their names."""
+        tables = {part: metric_table(self, part) for part in self["parts"]}
+        return pd.concat(tables, axis=1) if len(tables) > 1 else next(iter(tables.values()))
+
+
+def metric_table(result: dict[str, Any], part: str) -> pd.DataFrame:
+    """Metrics of a part, ``test`` or ``valid``: a row per metric, columns ``not masked`` and ``masked``."""
+    both = {"not masked": result[f"{part}_result_unmasked"], "masked": result[f"{part}_result_masked"]}
+    return pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in both.items() if values})
+
+
 def import_pyplot() -> ModuleType:
     """Matplotlib's pyplot. Raises UsageError where it is not installed."""
     try:
@@ -95,18 +122,49 @@ def format_result(result: dict[str, Any]) -> str:
     Returns:
         str
     """
-    both = (result["test_result_unmasked"], result["test_result_masked"])
     chosen = "masked" if result["mask_history"] else "not masked"
     preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
-    width = max(10, *(len(metric) + 2 for metric in both[0]))
     lines = [
         f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
         f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
-        f"{'metric':<{width}}{'history not masked':>20}{'history masked':>18}",
+        *table_lines(result["test_result_unmasked"], result["test_result_masked"]),
+        *lines_of_data(result),
     ]
-    for metric, value in both[0].items():
-        masked = format_value(both[1][metric]) if both[1] else "not available"
-        lines.append(f"{metric:<{width}}{format_value(value):>20}{masked:>18}")
+    for what in ("checkpoint", "result_file"):
+        if result.get(what):
+            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
+    return "\n".join(lines)
+
+
+def format_evaluation(result: dict[str, Any]) -> str:
+    """As :func:`format_result`, of :func:`recbole_diffusion.evaluate`: a table per part, and what differs from the training."""
+    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
+    of = f"{result['model']}{preset} on {result['dataset']}, epoch {result['epoch']} (counted from 0), seed {result['seed']}"
+    lines = []
+    for part in result["parts"]:
+        lines += [f"{'Test' if part == 'test' else 'Validation'} of {of}"]
+        lines += table_lines(result[f"{part}_result_unmasked"], result[f"{part}_result_masked"])
+    lines += lines_of_data(result)
+    lines += [f"{'changed':<11}{key}: {now} (in training {before})" for key, (before, now) in result["changed"].items()]
+    for what in ("checkpoint", "result_file"):
+        if result[what]:
+            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
+    return "\n".join(lines)
+
+
+def table_lines(unmasked: dict[str, float | None], masked: dict[str, float | None]) -> list[str]:
+    """The metrics of a part under both protocols: a heading and a line per metric."""
+    width = max(10, *(len(metric) + 2 for metric in unmasked))
+    lines = [f"{'metric':<{width}}{'history not masked':>20}{'history masked':>18}"]
+    for metric, value in unmasked.items():
+        other = format_value(masked[metric]) if masked else "not available"
+        lines.append(f"{metric:<{width}}{format_value(value):>20}{other:>18}")
+    return lines
+
+
+def lines_of_data(result: dict[str, Any]) -> list[str]:
+    """What a reader has to know of the data: pseudo items, and test targets that the model saw."""
+    lines = []
     augmented = result.get("augmented")
     if augmented:
         made_of = f"{augmented['pseudo_length']} before the history of {augmented['users']:,} users"
@@ -116,10 +174,7 @@ def format_result(result: dict[str, Any]) -> str:
     elif result["leaks_test_labels"]:
         why = leaking_setting(result["settings"])
         lines.append(f"These figures LEAK: the model saw the test targets ({why}).")
-    for what in ("checkpoint", "result_file"):
-        if result.get(what):
-            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
-    return "\n".join(lines)
+    return lines
 
 
 def format_value(value: float | None) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 
-import recbole.trainer.trainer
 from recbole.utils import get_local_time, set_color
 
 import recbole_diffusion
@@ -26,7 +25,7 @@ from recbole_diffusion.training.collector import OneTargetCollector
 from recbole_diffusion.training.console import say
 from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.networks import on_device, plain_parameters, restore_model
-from recbole_diffusion.training.tensorboard import LenientWriter, no_tensorboard
+from recbole_diffusion.training.tensorboard import LenientWriter, writing_files
 
 
 class SafeCheckpointMixin:
@@ -36,10 +35,11 @@ class SafeCheckpointMixin:
     carries a fingerprint of the settings, by which :meth:`resume_last_run` finds it.
     """
 
+    writes = True  # TensorBoard's files
+
     def __init__(self, config, model):
-        if not processes.is_first():
-            recbole.trainer.trainer.get_tensorboard = no_tensorboard
-        super().__init__(config, model)
+        with writing_files(self.writes and processes.is_first()):
+            super().__init__(config, model)
         self.tensorboard = LenientWriter(self.tensorboard, self.logger)
         processes.copy_from_first(model)
         self.eval_collector = OneTargetCollector(config)

@@ -1,6 +1,20 @@
 """TensorBoard's files, which must not end a training."""
 
+from contextlib import contextmanager
 
+import recbole.trainer.trainer
+
+
+@contextmanager
+def writing_files(wanted):
+    """Let a trainer of RecBole that is made within the block have TensorBoard's files, which appear at once, or not."""
+    maker = recbole.trainer.trainer.get_tensorboard
+    if not wanted:
+        recbole.trainer.trainer.get_tensorboard = no_tensorboard
+    try:
+        yield
+    finally:
+        recbole.trainer.trainer.get_tensorboard = maker
 
 
 def no_tensorboard(logger):

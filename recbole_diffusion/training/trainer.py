@@ -294,6 +294,20 @@ def trainer_class(config):
     return DiffusionTrainer if stock is Trainer else type(stock.__name__, (EpochsMixin, stock), {})
 
 
+def evaluating_trainer(config, network, train_data):
+    """A trainer for evaluations alone, which makes no file.
+
+    Args:
+        config (DiffusionConfig): its ``checkpoint_dir`` must be there, RecBole would make it.
+        network (nn.Module): trained.
+        train_data: loader of the training part, of which some metrics need counts.
+    """
+    kind = trainer_class(config)
+    trainer = type(kind.__name__, (kind,), {"writes": False})(config, network)
+    trainer.eval_collector.data_collect(train_data)
+    return trainer
+
+
 def sides_of(model):
     """The parameters that learn together: pairs of a list of them and their optimizer's settings, critics last."""
     critics, rest, sides = getattr(model, "critics", dict)(), dict(model.named_parameters()), []
