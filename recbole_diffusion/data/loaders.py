@@ -12,7 +12,7 @@ from recbole_diffusion.errors import UsageError
 # Batches whose examples are sorted together by length: large enough to save padding, small against an epoch,
 # so that batches stay random.
 BATCHES_PER_POOL = 50
-MOST_SCORES = 2**27  # of one batch of an evaluation: 512 MB, which a large catalogue reaches with few rows
+MOST_SCORES = 2**25  # of one batch of an evaluation: 134 MB, which a large catalogue reaches with few rows; more takes longer
 
 
 class RowNumbers(torch.utils.data.DataLoader):
