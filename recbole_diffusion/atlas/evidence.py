@@ -187,16 +187,23 @@ def runs_of_page(path):
 
 
 def by_setting(runs):
-    """Runs in groups that differ in their seeds alone: (data set, label) -> list of lists."""
+    """Runs in groups that differ in their seeds alone, of equal ones the newest file: (data set, label) -> list of lists."""
     groups = {}
     for run in runs:
         settings = groups.setdefault((run["dataset"], run["row"]), [])
         group = next((group for group in settings if is_same_setting(group[0], run)), None)
         if group is None:
             settings.append([run])
-        elif run["seed"] not in {other["seed"] for other in group}:
-            group.append(run)
+            continue
+        place = next((i for i, other in enumerate(group) if other["seed"] == run["seed"]), len(group))
+        if place == len(group) or is_newer(run, group[place]):
+            group[place : place + 1] = [run]
     return groups
+
+
+def is_newer(run, other):
+    """Whether a run was written after another: compare keeps those of former code beside those of today's."""
+    return "file" in run and "file" in other and run["file"].stat().st_mtime > other["file"].stat().st_mtime
 
 
 def is_same_setting(run, other):

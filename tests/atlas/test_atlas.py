@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,13 @@ def test_most_seeds_count_then_the_validation_part_and_never_the_test_part():
     two = [run_of("a", 2020, valid=0.001), run_of("a", 2021, valid=0.001)]
     assert best_setting([better, two]) is two
     assert best_setting([]) == []
+
+
+def test_of_runs_that_differ_in_their_code_the_newest_counts(keep, tmp_path):
+    plan = keep(run_of("DuoRec", 2020, hit=0.1), run_of("DuoRec", 2020, hit=0.3), run_of("DuoRec", 2020, hit=0.2), run_of("DuoRec", 2021))
+    for number, age in enumerate((50, 10, 30)):
+        os.utime(tmp_path / "cells" / f"{number}.json", (1e9 - age, 1e9 - age))
+    assert entry(gather(read_plan(plan)), "DuoRec").figures.test["hit@10"] == [0.3, 0.08]
 
 
 def test_runs_that_see_test_labels_stand_apart(keep):
