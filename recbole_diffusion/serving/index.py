@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.files import make_folder, replacing
+from recbole_diffusion.files import make_folder, written_whole
 from recbole_diffusion.layers.item_lists import ItemLists
 
 FORMAT = 1
@@ -61,9 +61,9 @@ class ItemIndex:
         return cls(lists, min(n_probes, len(lists.centres)), weights_of(network))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises UsageError when that fails, for example on a full disk."""
         arrays = {name: value.cpu().numpy() for name, value in self.lists.state().items()}
-        with replacing(path, binary=True) as file:
+        with written_whole(path, binary=True) as file:
             np.savez(file, format=FORMAT, weights=self.weights, n_probes=self.n_probes, **arrays)
 
     @classmethod

@@ -184,6 +184,16 @@ def test_a_half_written_lock_is_respected_until_it_is_old(folder):
     folder.lock(Path("out/d/x.json")).release()
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_lock(folder, monkeypatch):
+    def fill(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores.json, "dump", fill)
+    with pytest.raises(UsageError, match="x.json.lock.0' cannot be written: No space left on device"):
+        folder.lock(Path("out/d/x.json"))
+    assert numbered_locks(Path("out/d/x.json")) == []
+
+
 def test_who_slept_too_long_knows_that_it_lost(folder):
     slept = folder.lock(Path("out/d/x.json"))
     os.utime(slept.path, (1, 1))

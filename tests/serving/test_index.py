@@ -87,6 +87,16 @@ def test_a_file_gives_the_index_back(recommender, tmp_path):
     assert again.n_probes == 2 and all(torch.equal(value, again.lists.state()[name]) for name, value in index.lists.state().items())
 
 
+def test_a_full_disk_is_one_line(recommender, tmp_path, monkeypatch):
+    def fill(*args, **arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    with pytest.raises(UsageError, match="a.npz' cannot be written: No space left on device"):
+        ItemIndex.of(recommender.network).save(tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_index_of_other_weights_is_refused(model, tmp_path):
     assert main(["index", str(model), "--lists=4", "--k=3"]) == 0
     recommender = Recommender.load(model, index="auto")
