@@ -30,7 +30,7 @@ def main(args):
             raise UsageError(f"unknown table '{name}'{did_you_mean(name, property_names('paper'))}")
     plan = read_plan(args.plan)
     if args.runs:
-        plan.kept = [Path(place) for place in args.runs.split(",")]
+        plan.kept = [Path(place.strip()) for place in args.runs.split(",") if place.strip()]
     evidence = gather(plan, tables or None)
     out = Path(args.out)
     make_folder(out, "out")

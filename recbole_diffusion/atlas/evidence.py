@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_diffusion.atlas.verdicts import KNOWN, Claim, Figures, deciding, usual_spread, verdict
-from recbole_diffusion.errors import UsageError, did_you_mean
+from recbole_diffusion.errors import UsageError, did_you_mean, one_line
 from recbole_diffusion.experiments.paper import read_preset
 from recbole_diffusion.reports.bounds import impossible_metrics
 from recbole_diffusion.reports.kept import read_json
@@ -15,7 +15,7 @@ from recbole_diffusion.reports.validation import best_validation
 from recbole_diffusion.settings.free import PLACES
 from recbole_diffusion.settings.properties import load_yaml, property_names
 
-KEYS = ("kept", "settings", "twins", "beyond", "pages", "claims")
+KEYS = {"kept": list, "settings": dict, "twins": dict, "beyond": list, "pages": dict, "claims": dict}
 
 
 @dataclass
@@ -96,18 +96,27 @@ def read_plan(path):
     if not path.is_file():
         raise UsageError(f"file '{path}' does not exist: it says which kept runs stand for which published row, see docs/atlas.md")
     content = load_yaml(path)
-    for key in content:
+    for key, value in content.items():
         if key not in KEYS:
             raise UsageError(f"{path} has an unknown word '{key}'{did_you_mean(key, KEYS)}: there are {', '.join(KEYS)}")
-    claims = {table: {row: read_claim(claim, path, row) for row, claim in rows.items()}
+        check_form(value, KEYS[key], f"{path}: {key}")
+    for table, rows in (content.get("claims") or {}).items():
+        check_form(rows, dict, f"{path}: claims of {table}")
+    claims = {table: {row: read_claim(claim, path, row) for row, claim in (rows or {}).items()}
               for table, rows in (content.get("claims") or {}).items()}  # fmt: skip
     for table in claims:
         if table not in property_names("paper"):
             raise UsageError(f"{path} has claims of an unknown table '{table}'{did_you_mean(table, property_names('paper'))}")
-    settings = {row: [labels] if isinstance(labels, str) else list(labels)
-                for row, labels in (content.get("settings") or {}).items()}  # fmt: skip
+    settings = {row: labels if isinstance(labels, list) else [labels] for row, labels in (content.get("settings") or {}).items()}
     kept = [path.parent / name for name in content.get("kept") or []]
     return Plan(kept, settings, content.get("twins") or {}, content.get("beyond") or [], content.get("pages") or {}, claims)
+
+
+def check_form(value, kind, what):
+    """Raise UsageError for a value that is neither of a kind, list or dict, nor nothing."""
+    if value is not None and not isinstance(value, kind):
+        form = "a list, [A, B]" if kind is list else "pairs, {A: B}"
+        raise UsageError(f"{what} must be {form}, got {value}")
 
 
 def read_claim(content, path, row):
@@ -136,8 +145,8 @@ def read_runs(places):
     for place in places:
         if place.is_dir():
             files = sorted([*place.glob("*.json"), *place.glob("*/*.json")])
-            runs = [{**read_json(file), "place": str(place), "file": file} for file in files if file.name != "index.json"]
-            found += [run for run in runs if "test_result_unmasked" in run]
+            contents = ((file, read_json(file)) for file in files if file.name != "index.json")
+            found += [as_kept(run, place, file) for file, run in contents if isinstance(run, dict) and "test_result_unmasked" in run]
         elif place.is_file():
             found += read_page(place)
         else:
@@ -145,8 +154,22 @@ def read_runs(places):
     return found
 
 
+def as_kept(run, place, file):
+    """A run with where it was found, under its model's name where it has no label, without metrics that have no value."""
+    results = {key: {name: value for name, value in run[key].items() if value is not None} for key in PROTOCOLS.values()}
+    return {"row": run["model"], **run, **results, "place": str(place), "file": file}
+
+
 def read_page(path):
-    """The runs of a CSV page of ``compare``, for those of which nothing else is left."""
+    """The runs of a CSV page of ``compare``, for those of which nothing else is left. Raises UsageError for another file."""
+    try:
+        return runs_of_page(path)
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UsageError(f"'{path}' is no CSV page of compare: {type(error).__name__} {one_line(error, 100)}") from None
+
+
+def runs_of_page(path):
+    """See :func:`read_page`. Raises KeyError, ValueError, csv.Error."""
     runs = []
     with open(path, encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -159,21 +182,28 @@ def read_page(path):
                     results[PROTOCOLS[title]][recbole_name(metric)] = float(value)
             seconds = {"training": float(line["seconds"])} if line.get("seconds") else {}
             runs.append({"row": line["row"], "dataset": line["dataset"], "seed": int(line["seed"]), "place": str(path), **results,
-                         "epochs": int(float(line["epochs"] or 0)), "seconds": seconds})  # fmt: skip
+                         "leaks_test_labels": line.get("leaks_test_labels") == "True", "epochs": int(float(line["epochs"] or 0)), "seconds": seconds})  # fmt: skip
     return runs
 
 
 def by_setting(runs):
-    """Runs in groups that differ in their seeds alone: (data set, label) -> list of lists."""
+    """Runs in groups that differ in their seeds alone, of equal ones the newest file: (data set, label) -> list of lists."""
     groups = {}
     for run in runs:
         settings = groups.setdefault((run["dataset"], run["row"]), [])
         group = next((group for group in settings if is_same_setting(group[0], run)), None)
         if group is None:
             settings.append([run])
-        elif run["seed"] not in {other["seed"] for other in group}:
-            group.append(run)
+            continue
+        place = next((i for i, other in enumerate(group) if other["seed"] == run["seed"]), len(group))
+        if place == len(group) or is_newer(run, group[place]):
+            group[place : place + 1] = [run]
     return groups
+
+
+def is_newer(run, other):
+    """Whether a run was written after another: compare keeps those of former code beside those of today's."""
+    return "file" in run and "file" in other and run["file"].stat().st_mtime > other["file"].stat().st_mtime
 
 
 def is_same_setting(run, other):
@@ -202,7 +232,7 @@ def validation_score(runs):
 
 def is_cut(runs):
     """Whether the number of epochs ended the training of any of the runs before the wait for a better validation was over."""
-    return any(epochs_waited(run) <= longest_wait(run["settings"]) for run in runs
+    return any(epochs_waited(run) < longest_wait(run["settings"]) for run in runs
                if run.get("settings") and run["epochs"] > 1 and run.get("best_epoch") is not None)  # fmt: skip
 
 
@@ -212,8 +242,9 @@ def epochs_waited(run):
 
 
 def longest_wait(settings):
-    """Epochs without a better validation after which training ends; -1 where it never does."""
-    return settings["stopping_step"] * settings["eval_step"] if settings.get("stopping_step") and settings.get("eval_step") else -1
+    """Epochs without a better validation that end a training, one validation more than ``stopping_step``; 0 where nothing does."""
+    validations, step = settings.get("stopping_step"), settings.get("eval_step")
+    return (validations + 1) * step if validations and step else 0
 
 
 def figures_of(runs, leaking=()):

@@ -25,7 +25,7 @@ the epoch chosen on the validation part. Written by `{command}` from kept runs; 
 
 Of several settings of a row, the one with most seeds counts, of these the best on the validation part; the test part has no say. Two metrics
 decide, a hit rate and one that ranks. A row of one seed is taken to have the relative deviation that is usual between seeds here,
-{spread:.1%} (median over all rows of several seeds), in brackets. † = a training that its number of epochs ended, so that more of it could
+{spread:.1%} (median over all rows of several seeds whose figures differ), in brackets. † = a training that its number of epochs ended, so that more of it could
 change the figure and the verdict."""
 
 

@@ -69,16 +69,19 @@ def compare_twins(evidence, plan):
         for dataset in dict.fromkeys(dataset for dataset, _ in evidence.runs):
             runs, others = evidence.runs.get((dataset, model)), evidence.runs.get((dataset, twin))
             if runs and others:
-                pairs += [compare_pair(dataset, (model, runs), (twin, others), metrics) for metrics in TWIN_METRICS]
+                found = (compare_pair(dataset, (model, runs), (twin, others), metrics) for metrics in TWIN_METRICS)
+                pairs += [pair for pair in found if pair]
     correct([pair.test for pair in pairs])
     return pairs
 
 
 def compare_pair(dataset, model, twin, metrics):
-    """One :class:`Pair`."""
+    """One :class:`Pair`, or None where no metric is one of all runs."""
     (label, runs), (other, others) = model, twin
     results = [[run["test_result_unmasked"] for run in group] for group in (runs, others)]
-    metric = next(name for name in metrics if all(name in result for group in results for result in group))
+    metric = next((name for name in metrics if all(name in result for group in results for result in group)), None)
+    if metric is None:
+        return None
     mean, base = (statistics.fmean(result[metric] for result in group) for group in results)
     pair = Pair(dataset, label, other, (len(runs), len(others)), metric, mean, base)
     ranks = [load_ranks(with_ranks(group), "unmasked") if all("settings" in run for run in group) else None for group in (runs, others)]
@@ -156,7 +159,7 @@ def missing(evidence, sizes):
         if cost and entry.dataset in sizes:
             known.setdefault(entry.row, []).append(cost[0] / sizes[entry.dataset])
     for entry in evidence.entries:
-        if entry.word == NOT_RUN and entry.dataset in sizes:
+        if (entry.word == NOT_RUN or not entry.runs) and entry.dataset in sizes:  # one that cannot be true may have none
             rate = statistics.fmean(known[entry.row]) if entry.row in known else None
             seconds = rate * sizes[entry.dataset] if rate else None
             found.setdefault((entry.dataset, entry.row), (entry.table, entry.dataset, entry.row, seconds))

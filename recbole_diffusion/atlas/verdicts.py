@@ -15,7 +15,7 @@ BELOW = "below"
 VERDICTS = {
     NOT_RUN: "no run of ours yet",
     UNPUBLISHED: "the paper has no figure for these data",
-    IMPOSSIBLE: "the published figures of the row contradict one another",
+    IMPOSSIBLE: "one of the published figures that decide contradicts others of the row",
     REPRODUCED: "ours is within two deviations of the published figures",
     LEAKS: "a run of ours that sees test labels is nearer to the published figures than the honest one",
     VALIDATION: "the released program prints validation figures, and ours are nearer to the published ones than our test figures",
@@ -120,14 +120,15 @@ def distance(published, figures, names):
 def usual_spread(groups):
     """Relative deviation between seeds that is usual: the median over all figures of several seeds.
 
+    Rows in which nothing is random, such as counters, have no part in it; runs that are kept as files and on a page count once.
+
     Args:
         groups (Iterable[list[float]]): figures of one metric, one list per row and data set.
 
     Returns:
-        float: 0 when no row has several seeds.
+        float: 0 when no such row has several seeds.
     """
-    found = [statistics.stdev(values) / statistics.fmean(values) for values in groups
-             if len(values) > 1 and statistics.fmean(values) > 0]  # fmt: skip
+    found = [statistics.stdev(values) / statistics.fmean(values) for values in set(map(tuple, groups)) if len(set(values)) > 1]
     return statistics.median(found) if found else 0.0
 
 

@@ -27,7 +27,7 @@ def main(args):
     Raises:
         UsageError: when something cannot be deleted.
     """
-    found = [entry for folder in folders(args) for entry in entries(folder, args.name or "*")]
+    found = [entry for folder in folders(args) for entry in entries(folder, args.name)]
     total = 0
     for entry in found:
         size, used = size_of(entry), time.strftime("%Y-%m-%d %H:%M", time.localtime(last_use(entry)))
@@ -48,4 +48,4 @@ def folders(args):
     if args.data_cache != "auto":
         return [cache_folder(str(Path(args.data_cache).expanduser()), None)]
     place = Path(args.data_path or default_data_path(args.name or "")).expanduser()
-    return [cache_folder("auto", folder) for folder in sorted(place.glob(args.name or "*")) if folder.is_dir()]
+    return [cache_folder("auto", folder) for folder in ([place / args.name] if args.name else sorted(place.glob("*")))]

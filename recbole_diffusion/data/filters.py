@@ -141,14 +141,14 @@ class CountedSide:
 
     def ban(self, within):
         """Ban everyone who is outside; whether there is anyone new. within: counts and intervals to whether they fit."""
-        outside = (self.counts > 0) & ~within(self.counts, self.intervals)
+        counts = np.append(self.counts, 0)  # the last one, place -1, is of everyone without interactions
+        outside = (counts > 0) & ~within(counts, self.intervals)
         few = np.zeros(0, dtype=bool)
         if self.file is not None:
-            known = self.file_numbers >= 0
-            few = self.in_file & (np.where(known, self.counts[self.file_numbers], 0) < self.intervals[0][1])
-            outside[self.file_numbers[few & known]] = True
-            self.in_file &= ~(few | (known & outside[self.file_numbers]))
-        self.banned |= outside
+            few = self.in_file & (counts[self.file_numbers] < self.intervals[0][1])
+            outside[self.file_numbers[few & (self.file_numbers >= 0)]] = True
+            self.in_file &= ~(few | outside[self.file_numbers])
+        self.banned |= outside[:-1]
         return bool(outside.any() or few.any())
 
     def uncount(self, rows):

@@ -4,6 +4,7 @@ An entry is a folder with ``meta.json`` and one ``.npy`` file per array. It appe
 is never changed; whoever has its arrays mapped keeps them when it is deleted (not on Windows, where deleting waits).
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -111,32 +112,42 @@ def read_arrays(entry, meta):
             arrays.append(np.asarray(np.load(path, mmap_mode=None if empty else "c", allow_pickle=False)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    os.utime(entry / META)  # the time of its last use
+    with contextlib.suppress(OSError):  # of somebody else, or deleted meanwhile
+        os.utime(entry / META)  # the time of its last use
     return arrays
 
 
-def entries(folder, name="*"):
+def entries(folder, name=None):
     """Folders of the entries in a folder (list of Path), the one that was used last first; damaged ones are among them.
 
     Args:
         folder (Path): it may be missing.
-        name (str): of the data set, ``*`` for all.
+        name (str, optional): of the data set, by default all.
     """
-    found = [path.parent for path in folder.glob(f"{name}-*/{META}")]
+    found = [path.parent for path in folder.glob(f"*/{META}") if not path.parent.name.startswith(".")]  # half-written
+    found = [entry for entry in found if name in (None, entry.name.rpartition("-")[0])]
     return sorted(found, key=last_use, reverse=True)
 
 
 def last_use(entry):
     """Seconds since 1970 at which an entry was last read or written, 0 where it is gone."""
+    return last_change(entry / META)
+
+
+def last_change(path):
+    """Seconds since 1970 at which a file or folder was last changed, 0 where it is gone."""
     try:
-        return (entry / META).stat().st_mtime
+        return path.stat().st_mtime
     except OSError:
         return 0.0
 
 
 def size_of(entry):
-    """Bytes of an entry."""
-    return sum(path.stat().st_size for path in entry.glob("*") if path.is_file())
+    """Bytes of an entry, 0 where it is deleted meanwhile."""
+    try:
+        return sum(path.stat().st_size for path in entry.glob("*"))
+    except OSError:
+        return 0
 
 
 def shrink(folder, limit):
@@ -147,7 +158,7 @@ def shrink(folder, limit):
         if total > limit:
             shutil.rmtree(entry, ignore_errors=True)
     for rest in folder.glob(".*.tmp"):
-        if time.time() - rest.stat().st_mtime > OLD:
+        if 0 < last_change(rest) < time.time() - OLD:
             shutil.rmtree(rest, ignore_errors=True)
 
 

@@ -65,7 +65,7 @@ def _tokens(arrow, column):
     column = column.dictionary_encode().unify_dictionaries()
     codes, start = np.empty(len(column), dtype=np.int64), 0
     for chunk in column.chunks:
-        codes[start : start + len(chunk)] = chunk.indices.fill_null(-1)
+        codes[start : start + len(chunk)] = chunk.indices.cast(arrow.int64()).fill_null(-1)  # they may have no sign
         start += len(chunk)
     names = column.chunk(0).dictionary.to_numpy(zero_copy_only=False)
     there = np.array([name is not None and name not in MISSING for name in names], dtype=bool)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.reports.kept import KeptRuns
 
 HEARTBEAT_SECONDS = 15
@@ -74,7 +75,7 @@ class Lock:
 
     @classmethod
     def take(cls, store, run):
-        """See :meth:`Store.lock`."""
+        """See :meth:`Store.lock`. Raises UsageError when the disk is full."""
         held = numbered_locks(run)
         number = 0
         if held:
@@ -88,8 +89,12 @@ class Lock:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return None
-        with os.fdopen(handle, "w") as file:
-            json.dump(this_process(), file)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(this_process(), file)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
         return cls(path)
 
     @property

@@ -63,14 +63,14 @@ def work(cells, store, started, announce):
         cells (list[Cell]): in the order in which they are wanted.
         store (Store): the folder.
         started (float): time of the folder at the start of the command; older failures are tried again.
-        announce (callable): called with a cell before it is trained, and with None before a wait.
+        announce (callable): called with a cell before it is trained, and with None when a wait begins.
 
     Yields:
         tuple: cell and its result, wherever it comes from.
     """
-    cache, waiting = DataCache(), list(cells)
+    cache, waiting, moved = DataCache(), list(cells), True
     while waiting:
-        moved = False
+        told, moved = not moved, False
         for cell in list(waiting):
             result = read_done(cell, started) or try_to_run(cell, store, started, announce, cache)
             if result:
@@ -78,7 +78,8 @@ def work(cells, store, started, announce):
                 moved = True
                 yield cell, result
         if waiting and not moved:
-            announce(None)
+            if not told:
+                announce(None)
             time.sleep(POLL_SECONDS)
 
 
@@ -123,6 +124,8 @@ def run_cell(cell, lock, cache):
     try:
         result = quick_start.run(cell.model, cell.dataset, config_dict=config_dict, data_cache=cache)
     except Exception as error:  # whatever a model raises belongs to this cell alone
+        if not lock.is_ours:
+            return None
         result = {**cell.describe(), "error": first_line(error)}
         print(f"failed: {cell}: {result['error']}", flush=True)
         write_json({**result, "traceback": traceback.format_exc()}, cell.failed_path)

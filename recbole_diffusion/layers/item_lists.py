@@ -110,8 +110,8 @@ class ItemLists:
             best = products.topk(min(k, len(members)))
             scores[cells, : best.values.shape[1]] = best.values
             items[cells, : best.values.shape[1]] = members[best.indices]
-        best = scores.view(len(queries), -1).topk(k)
-        found = items.view(len(queries), -1).gather(1, best.indices)
+        best = scores.view(len(queries), n_probes * k).topk(k)
+        found = items.view(len(queries), n_probes * k).gather(1, best.indices)
         few = (best.values[:, -1] == float("-inf")).nonzero().squeeze(1)
         if len(few):
             found[few] = top_items(queries[few], _directions(table, unit), k, None if excluded is None else excluded[few])

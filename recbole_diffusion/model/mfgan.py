@@ -125,6 +125,8 @@ class MFGAN(TransformerRecommender):
             factors[TEXT] = FrozenFactor(width, self.feature_embedding)
         elif TEXT in names:
             raise UsageError("factor 'text' needs vectors of the items: recbole-diffusion features makes them")
+        if not factors:
+            raise UsageError(f"factors '{config['factors']}' leave MFGAN without discriminators: name one, or set twin: True")
         return factors
 
     def _features(self, dataset):

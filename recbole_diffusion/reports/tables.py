@@ -21,6 +21,7 @@ from recbole_diffusion.reports.study import (
     finished,
     group_by,
     improvements,
+    leaks,
     metric_names,
     metric_title,
     published_columns,
@@ -179,11 +180,15 @@ def markdown_table(columns):
 
 
 def format_csv(results, study):
-    """One line per cell with all stored places of the metrics; a failed cell has its error instead of numbers."""
+    """One line per cell with all stored places of the metrics; a failed cell has its error instead of numbers.
+
+    Where any run sees test labels, a last column says which do.
+    """
     names = metric_names(results)
     metrics = {f"{metric_title(name)} {title}": (key, name) for title, key in PROTOCOLS.items() for name in names}
     best = {f"{metric_title(name)} best validation": name for name in names} if study.validation else {}
-    fields = ["row", "dataset", "seed", *metrics, *best, "epochs", "best_epoch", "seconds", "parameters", "error"]
+    marks = ["leaks_test_labels"] if leaks(results) else []
+    fields = ["row", "dataset", "seed", *metrics, *best, "epochs", "best_epoch", "seconds", "parameters", "error", *marks]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

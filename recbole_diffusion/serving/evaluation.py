@@ -125,7 +125,10 @@ def check_places(part, ranks_file, output):
         raise UsageError("ranks_file holds the ranks of the test part: choose --part=test or both")
     for key, file in (("ranks_file", ranks_file), ("output", output)):
         if file:
-            make_folder(Path(expand_home(str(file))).parent, key)
+            path = Path(expand_home(str(file)))
+            make_folder(path.parent, key)
+            if path.is_dir():
+                raise UsageError(f"{key}: '{file}' is a folder, name a file")
 
 
 def chosen_changes(saved, settings):
@@ -182,7 +185,8 @@ def changed_mode(saved, given):
 
 def fitting_valid_metric(saved, changes):
     """A metric among those to be measured in the place of one that is not, since RecBole wants one; it chooses nothing here."""
-    settings = {key: changes.get(key, saved[key]) for key in ("metrics", "topk", "tail_ratio") if key in saved or key in changes}
+    whole = {**saved, **changes}
+    settings = {key: whole[key] for key in ("metrics", "topk", "tail_ratio") if key in whole}
     checks.check_metrics(settings)
     metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
     names = checks.metric_names({**settings, "metrics": metrics})

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.errors import UsageError
-from recbole_diffusion.files import replacing
+from recbole_diffusion.files import make_folder, written_whole
 from recbole_diffusion.layers.item_lists import ItemLists
 
 FORMAT = 1
@@ -61,9 +61,9 @@ class ItemIndex:
         return cls(lists, min(n_probes, len(lists.centres)), weights_of(network))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises UsageError when that fails, for example on a full disk."""
         arrays = {name: value.cpu().numpy() for name, value in self.lists.state().items()}
-        with replacing(path, binary=True) as file:
+        with written_whole(path, binary=True) as file:
             np.savez(file, format=FORMAT, weights=self.weights, n_probes=self.n_probes, **arrays)
 
     @classmethod
@@ -84,7 +84,7 @@ class ItemIndex:
         try:
             with np.load(path) as file:
                 kept = {name: file[name] for name in ("format", "weights", "n_probes", "centres", "members", "starts")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(f"'{path}' is no index of recbole_diffusion ({error}): make it again") from None
         if int(kept["format"]) != FORMAT:
             raise UsageError(f"'{path}' is an index of another version: make it again")
@@ -174,11 +174,12 @@ def main(args: Any) -> int:
 
     recommender = Recommender.load(args.checkpoint, args.device, args.trust_checkpoint)
     recommender.check_request(args.k, "drop", 256)
+    output = Path(args.output) if args.output else usual_path(args.checkpoint)
+    make_folder(output.parent, "output")
     histories = measured_histories(recommender, args.input)
     start = time.perf_counter()
     index = ItemIndex.of(recommender.network, args.lists, args.probes)
     seconds = time.perf_counter() - start
-    output = Path(args.output) if args.output else usual_path(args.checkpoint)
     index.save(output)
     print(f"index    {output}, {len(index.lists.centres)} lists of {len(recommender.tokens) - 1:,} items, made in {seconds:.1f} s")
     exact, exact_rate = timed(recommender, histories, args.k)

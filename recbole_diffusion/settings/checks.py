@@ -103,8 +103,8 @@ def check_metrics(settings):
         settings (dict): all settings; ``topk`` becomes a list.
     """
     metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
-    if not metrics:
-        raise UsageError("metrics must name at least one metric, such as NDCG")
+    if not metrics or not isinstance(metrics, (list, tuple)):
+        raise UsageError(f"metrics must name at least one metric, such as NDCG, got {metrics}")
     for metric in metrics:
         if str(metric).lower() not in metric_types:
             raise UsageError(f"unknown metric '{metric}'{did_you_mean(metric, metric_types)}")
@@ -113,7 +113,7 @@ def check_metrics(settings):
         raise UsageError(f"topk must be positive whole numbers, got {settings['topk']}")
     settings["topk"] = list(topk)
     tail = settings.get("tail_ratio")
-    if tail is not None and not (_is_positive(tail) and (tail <= 1 or tail == int(tail))):
+    if tail is not None and not (_is_positive(tail) and (tail <= 1 or float(tail).is_integer())):
         raise UsageError(f"tail_ratio must be a part of the items in (0, 1] or a number of interactions, got '{tail}'")
 
 

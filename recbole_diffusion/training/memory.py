@@ -57,18 +57,32 @@ def least_memory(learner, network, n_scores):
 
 def free_memory(device):
     """Bytes that this process may still take on a device; of the CPU within the limit of its control group."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if torch.device(device).type == "cuda":  # PyTorch keeps what an earlier training of this process gave back
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     left = [psutil.virtual_memory().available, *group_memory(Path("/sys/fs/cgroup"))]
     return min(left)
 
 
 def group_memory(folder):
-    """Bytes that are left of the limit of a control group (version 2, then 1), where there is one."""
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    """Bytes that are left of the limit of a control group (version 2, then 1), where there is one.
+
+    Files that were read stay in memory until somebody needs it, and count as used: they are taken off.
+    """
+    for limit, used, start in (("memory.max", "memory.current", ""), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_")):
         try:
             most, now = ((folder / name).read_text().strip() for name in (limit, used))
         except OSError:
             continue
         if most.isdecimal() and now.isdecimal() and int(most) < 2**60:  # what version 1 writes for no limit is larger
-            yield max(0, int(most) - int(now))
+            files = pages_of_files((folder / used).with_name("memory.stat"), start)
+            yield max(0, int(most) - max(0, int(now) - files))
+
+
+def pages_of_files(path, start):
+    """Bytes of files that a control group holds in memory, by its statistics, whose names begin with ``start``; 0 without them."""
+    try:
+        counts = dict(line.split() for line in path.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return sum(int(counts.get(f"{start}{kind}_file", 0)) for kind in ("active", "inactive"))

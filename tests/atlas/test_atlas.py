@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from recbole_diffusion.atlas.evidence import best_setting, by_setting, gather, i
 from recbole_diffusion.atlas.summary import below_counter, compare_twins, count_words, missing, worth_of_masking
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.reports.study import Study
+from recbole_diffusion.reports.tables import format_csv
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +70,13 @@ def test_most_seeds_count_then_the_validation_part_and_never_the_test_part():
     assert best_setting([]) == []
 
 
+def test_of_runs_that_differ_in_their_code_the_newest_counts(keep, tmp_path):
+    plan = keep(run_of("DuoRec", 2020, hit=0.1), run_of("DuoRec", 2020, hit=0.3), run_of("DuoRec", 2020, hit=0.2), run_of("DuoRec", 2021))
+    for number, age in enumerate((50, 10, 30)):
+        os.utime(tmp_path / "cells" / f"{number}.json", (1e9 - age, 1e9 - age))
+    assert entry(gather(read_plan(plan)), "DuoRec").figures.test["hit@10"] == [0.3, 0.08]
+
+
 def test_runs_that_see_test_labels_stand_apart(keep):
     plan = read_plan(keep(run_of("SimDiffRec", hit=0.05, ndcg=0.02), run_of("SimDiffRec", hit=0.0931, ndcg=0.0427, leaks_test_labels=True,
                                                                            settings={"graph": "all"})))  # fmt: skip
@@ -80,6 +90,8 @@ def test_a_training_that_its_epochs_ended_is_marked():
     assert not is_cut([run_of("a", best_epoch=3)])
     assert not is_cut([run_of("Successors", best_epoch=0, epochs=1)])
     assert not is_cut([run_of("a", best_epoch=6, settings={"stopping_step": 0})])
+    every_second = {"settings": {"eval_step": 2}}  # the third validation without a better one is in the sixth epoch after the best
+    assert is_cut([run_of("a", best_epoch=1, **every_second)]) and not is_cut([run_of("a", best_epoch=1, epochs=8, **every_second)])
 
 
 def test_pages_stand_in_where_no_run_is_left(tmp_path, keep):
@@ -93,6 +105,28 @@ def test_pages_stand_in_where_no_run_is_left(tmp_path, keep):
     plan = read_plan(keep(run_of("SimDiffRec"), kept=["cells", "beauty.csv"]))
     found = entry(gather(plan), "SimDiffRec")
     assert [run["seed"] for run in found.runs] == [2020, 2021] and found.word == "reproduced"
+
+
+def test_pages_say_which_runs_see_test_labels(tmp_path):
+    shown = {"best_epoch": 1, "parameters": 5}
+    page = format_csv([run_of("DiffuRec", **shown), run_of("DiffuRec", leaks_test_labels=True, **shown)], Study())
+    (tmp_path / "beauty.csv").write_text(page)
+    assert [run["leaks_test_labels"] for run in read_runs([tmp_path / "beauty.csv"])] == [False, True]
+    assert "leaks" not in format_csv([run_of("DiffuRec", **shown)], Study())
+
+
+@pytest.mark.parametrize("text", ["a,seed\n1,2020\n", "row,dataset,seed,epochs\na,beauty,first,2\n", "row,dataset,seed,HR@10 masked,epochs\na,b,1,x,2\n"])
+def test_a_page_of_something_else_is_one_line(text, tmp_path):
+    (tmp_path / "other.csv").write_text(text)
+    with pytest.raises(UsageError, match="other.csv' is no CSV page of compare"):
+        read_runs([tmp_path / "other.csv"])
+
+
+def test_runs_without_labels_have_the_names_of_their_models_and_what_is_no_run_is_passed_over(keep):
+    run = {key: value for key, value in run_of("DuoRec").items() if key != "row"}
+    run["test_result_masked"] = {"hit@10": None, "ndcg@10": 0.05}  # as a metric without a value is kept
+    found = entry(gather(read_plan(keep(run, [1], {"test": 1}))), "DuoRec")
+    assert len(found.runs) == 1 and found.figures.masked == {"ndcg@10": [0.05]}
 
 
 # What is computed
@@ -114,6 +148,9 @@ def test_entries_summary_and_what_is_missing(keep):
     gaps = {(dataset, row): seconds for _, dataset, row, seconds in missing(evidence, {"beauty": 100, "toys": 50})}
     assert gaps["toys", "DuoRec"] == 1800 and gaps["toys", "MCLRec"] is None and ("sports", "DuoRec") not in gaps
     assert ("beauty", "DuoRec") not in gaps
+    known = {(e.dataset, e.row) for e in evidence.entries if e.word == "cannot be true"}
+    assert ("ml-1m", "BERT4Rec") in known  # such a figure is no run
+    assert [row[1:3] for row in missing(evidence, {"ml-1m": 1}) if row[1:3] in known] == [("ml-1m", "BERT4Rec")]
 
 
 def test_twins_are_tested_over_users_and_corrected(keep):
@@ -138,6 +175,12 @@ def test_twins_without_ranks_are_tested_over_seeds_from_three_on(seeds, over, ke
     _, pair = compare_twins(gather(plan), plan)
     assert pair.over == over and pair.seeds == (seeds, seeds)
     assert (pair.test is None) == (not over) and (not over or pair.test.p_holm < 0.001)
+
+
+def test_twins_without_a_common_metric_are_not_compared(keep):
+    short = {"test_result_unmasked": {"hit@5": 0.1, "ndcg@10": 0.05}, "test_result_masked": {}}
+    plan = read_plan(keep(run_of("VSAN", **short), run_of("VSAN, twin"), twins={"VSAN": "VSAN, twin"}))
+    assert [pair.metric for pair in compare_twins(gather(plan), plan)] == ["ndcg@10"]
 
 
 # The command
@@ -167,7 +210,7 @@ def test_runs_of_compare_need_no_file_of_their_own(keep, tmp_path):
     (folder / "DuoRec-seed2020-abc.json").write_text(json.dumps(run_of("DuoRec")))
     (folder / "DuoRec-seed2021-abc.failed.json").write_text(json.dumps({"row": "DuoRec", "error": "it failed"}))
     (tmp_path / "runs" / "index.json").write_text("{}")
-    assert main(["atlas", str(plan), f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}", "--tables=simdiffrec.table2"]) == 0
+    assert main(["atlas", str(plan), f"--runs= {tmp_path / 'runs'}, ", f"--out={tmp_path / 'out'}", "--tables=simdiffrec.table2"]) == 0
     assert "| beauty | DuoRec | 0.0799 | 0.0800" in (tmp_path / "out" / "atlas.md").read_text()
 
 
@@ -187,6 +230,10 @@ def test_wrong_words_are_one_line(words, message, keep, capsys):
     ({"setings": {}}, "unknown word 'setings', did you mean 'settings'"),
     ({"claims": {"simdiffrec.table2": {"*": {"kind": "guess", "why": ""}}}}, "kind: validation | masked | data"),
     ({"claims": {"nobody.table1": {}}}, "claims of an unknown table 'nobody.table1'"),
+    ({"claims": {"simdiffrec.table2": "*"}}, "claims of simdiffrec.table2 must be pairs, {A: B}, got"),
+    ({"claims": ["simdiffrec.table2"]}, "claims must be pairs"),
+    ({"kept": "cells"}, r"kept must be a list, \[A, B\], got cells"),
+    ({"twins": ["VSAN"]}, "twins must be pairs"),
 ])  # fmt: skip
 def test_a_malformed_file_is_one_line(content, message, keep):
     with pytest.raises(UsageError, match=message.replace("|", r"\|")):

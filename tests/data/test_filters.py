@@ -128,3 +128,13 @@ def test_an_error_of_recbole_in_the_first_batch_is_one_line(tmp_path):
     config = make_config("SASRecCPR", write(tmp_path, good_rows()), topk=[5], valid_metric="MRR@5", epochs=1)
     with pytest.raises(UsageError, match="RecBole's SASRecCPR fails in its first batch with these data: selected index k"):
         run("SASRecCPR", "cycle", config_dict=config.external_config_dict)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])  # read by pyarrow, whose columns know all names, and by pandas
+def test_filters_of_nothing_are_one_line(tmp_path, encoding):
+    items = "item_id:token\tclass:token\n" + "".join(f"x{n}\tc{n}\n" for n in range(4))
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+    config = make_config("SimDiffRec", write(tmp_path, good_rows(), item=items), load_col=columns, filter_inter_by_user_or_item=True,
+                         item_inter_num_interval="[1,inf)", encoding=encoding)  # fmt: skip
+    with pytest.raises(UsageError, match="the filters leave nothing of dataset 'cycle'"):
+        create_dataset(config)

@@ -318,6 +318,29 @@ def test_the_command_lists_and_clears(data, capsys):
     assert list((folder.parent / "elsewhere").iterdir()) == []
 
 
+def test_a_folder_for_all_data_sets_tells_them_apart(data, capsys):
+    place = data[0].parent / "shared"
+    for name in ("a", "a-b", "a[1]"):
+        write_entry(place, f"{name}-{'0' * 32}", {}, [np.zeros(1)])
+    (place / f".a-{'1' * 32}.12345678.tmp").mkdir()
+    (place / f".a-{'1' * 32}.12345678.tmp" / META).write_text("{}")  # another process is about to rename it
+    assert [entry.name for entry in entries(place, "a[1]")] == [f"a[1]-{'0' * 32}"]
+    assert main(["cache", "a", f"--data_cache={place}", "--clear"]) == 0
+    assert sorted(path.name[:4] for path in place.iterdir()) == [".a-1", "a-b-", "a[1]"]
+    assert main(["cache", "/nowhere"]) == 0
+
+
+def test_data_kept_by_somebody_else_are_used(data, monkeypatch):
+    folder, made = data
+    right = everything(prepared(folder))
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert everything(prepared(folder)) == right and len(made) == 1
+
+
 def test_no_code_of_an_entry_runs(data):
     folder, made = data
     right = everything(prepared(folder))

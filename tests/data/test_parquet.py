@@ -50,6 +50,7 @@ def everything(folder, **settings):
         {},
         {"user_id:token": pa.array([row[0] for row in ROWS]).dictionary_encode(), "timestamp:float": [row[2] for row in ROWS]},
         {"timestamp:float": pa.array([row[2] for row in ROWS], pa.int32()), "item_id:token": pa.array([row[1] for row in ROWS], pa.large_string())},
+        {"user_id:token": pa.array([row[0] for row in ROWS]).dictionary_encode().cast(pa.dictionary(pa.uint32(), pa.large_string()))},
         {"tags:token_seq": [" ".join(row[3]) for row in ROWS], "sizes:float_seq": [f"1.5 {row[4][1]}" for row in ROWS]},
     ],
 )

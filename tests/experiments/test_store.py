@@ -184,6 +184,16 @@ def test_a_half_written_lock_is_respected_until_it_is_old(folder):
     folder.lock(Path("out/d/x.json")).release()
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_lock(folder, monkeypatch):
+    def fill(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores.json, "dump", fill)
+    with pytest.raises(UsageError, match="x.json.lock.0' cannot be written: No space left on device"):
+        folder.lock(Path("out/d/x.json"))
+    assert numbered_locks(Path("out/d/x.json")) == []
+
+
 def test_who_slept_too_long_knows_that_it_lost(folder):
     slept = folder.lock(Path("out/d/x.json"))
     os.utime(slept.path, (1, 1))
@@ -214,7 +224,25 @@ def test_a_cell_that_was_lost_to_another_program_is_not_overwritten(folder, monk
     other = folder.lock(cell().path)
     monkeypatch.setattr(work.quick_start, "run", lambda *args, **kwargs: {"late": True})
     assert work.run_cell(cell(), lock, None) is None and not cell().path.exists()
+    monkeypatch.setattr(work.quick_start, "run", None)
+    assert work.run_cell(cell(), lock, None) is None and not cell().failed_path.exists()  # nor is it a failure
     other.release()
+
+
+def test_a_wait_for_others_is_told_once_until_something_moves(folder, monkeypatch):
+    told, looks = [], []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) % 3 == 0:
+            write_json({"ran": True}, cell("xy"[len(looks) // 3 - 1]).path)
+
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    others = [folder.lock(cell(name).path) for name in "xy"]
+    assert len(list(work.work([cell("x"), cell("y")], folder, folder.now(), told.append))) == 2
+    assert told == [None, None] and len(looks) == 6
+    for lock in others:
+        lock.release()
 
 
 def test_a_failure_of_another_program_is_not_tried_again(folder, monkeypatch):

@@ -27,6 +27,10 @@ def test_with_all_lists_it_is_exact(table, unit):
     assert not (found == queried[:, None]).any() and not (found == 0).any()
 
 
+def test_no_queries_find_nothing(table):
+    assert ItemLists.of(table).top_items(table[:0], table, 7).shape == (0, 7)
+
+
 def test_few_lists_find_most_of_the_nearest(table):
     lists, queried = ItemLists.of(table), torch.arange(1, len(table))
     assert len(lists.centres) == 44

@@ -88,6 +88,11 @@ def test_other_metrics_are_those_of_a_run_that_asks_for_them(trained):
     assert found.metrics.loc["ndcg@3", "masked"] == wanted["test_result_masked"]["ndcg@3"]
 
 
+def test_the_tail_may_be_another_one(trained):
+    found = evaluate(trained("SASRec"), metrics=["TailPercentage"], tail_ratio=1)
+    assert found["changed"]["tail_ratio"] == [None, 1] and found["test_result"]["tailpercentage@1"] == 1
+
+
 def test_sampled_ranking_has_candidates_that_belong_to_users(trained):
     given = {"eval_args": {"mode": "uni3"}, "topk": [1, 2], "metrics": "MRR"}
     once, again = (evaluate(trained("SASRec"), **given, eval_batch_size=size) for size in (3, 512))
@@ -161,6 +166,8 @@ def test_what_is_wrong_is_said_before_processes_start(trained, monkeypatch):
     (["--eval_args={mode: {test: uni0}}"], "mode of eval_args must be full, or uniN or popN such as uni100, got 'uni0'"),
     (["--topkk=3"], "evaluate has no setting 'topkk', did you mean 'topk'?"),
     (["--topk=0"], "topk must be positive whole numbers, got 0"),
+    (["--metrics=5"], "metrics must name at least one metric, such as NDCG, got 5"),
+    (["--tail_ratio=.inf"], "tail_ratio must be a part of the items in (0, 1] or a number of interactions, got 'inf'"),
     (["--topk=99"], "topk 99 is larger than the number of items, 12"),
     (["--metrics=[NDGC]"], "unknown metric 'NDGC', did you mean 'ndcg'?"),
     (["--eval_batch_size=0"], "eval_batch_size must lie in [1, inf), got 0"),
@@ -168,6 +175,7 @@ def test_what_is_wrong_is_said_before_processes_start(trained, monkeypatch):
     (["--part=tset"], "part must be one of test, valid, both, got 'tset', did you mean 'test'?"),
     (["--part=valid", "--ranks_file=ranks.npz"], "ranks_file holds the ranks of the test part"),
     (["--data_path=nowhere"], "dataset 'cycle' not found in"),
+    (["--output=/dev"], "output: '/dev' is a folder, name a file"),
     (["--output=/dev/null/found.json"], "output: nothing can be written to '/dev/null'"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(trained, words, message, capsys):

@@ -87,6 +87,16 @@ def test_a_file_gives_the_index_back(recommender, tmp_path):
     assert again.n_probes == 2 and all(torch.equal(value, again.lists.state()[name]) for name, value in index.lists.state().items())
 
 
+def test_a_full_disk_is_one_line(recommender, tmp_path, monkeypatch):
+    def fill(*args, **arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    with pytest.raises(UsageError, match="a.npz' cannot be written: No space left on device"):
+        ItemIndex.of(recommender.network).save(tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_index_of_other_weights_is_refused(model, tmp_path):
     assert main(["index", str(model), "--lists=4", "--k=3"]) == 0
     recommender = Recommender.load(model, index="auto")
@@ -99,6 +109,9 @@ def test_an_index_of_other_weights_is_refused(model, tmp_path):
 @pytest.mark.parametrize("words, message", [
     (["recommend", "{model}", "--index"], "index '{tmp}/model.index.npz' does not exist"),
     (["recommend", "{model}", "--index={tmp}/text.npz"], "is no index of recbole_diffusion"),
+    (["recommend", "{model}", "--index={tmp}/empty.npz"], "is no index of recbole_diffusion"),
+    (["recommend", "{model}", "--index={tmp}/array.npz"], "is no index of recbole_diffusion"),
+    (["index", "{model}", "--output={tmp}/text.npz/a.npz", "--k=3"], "output: nothing can be written to"),
     (["recommend", "{model}", "--index={tmp}/other.npz"], "is an index of another version"),
     (["recommend", "{model}", "--index={tmp}/good.npz", "--probes=5"], "--probes=5 must lie between 1 and the lists of"),
     (["recommend", "{model}", "--probes=5"], "--probes is for --index"),
@@ -109,6 +122,9 @@ def test_an_index_of_other_weights_is_refused(model, tmp_path):
 ])  # fmt: skip
 def test_wrong_words_and_files_are_one_line(words, message, model, checkpoint, recommender, tmp_path, capsys):
     (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").touch()
+    with open(tmp_path / "array.npz", "wb") as file:
+        np.save(file, np.zeros(3))
     ItemIndex.of(recommender.network, n_lists=4).save(tmp_path / "good.npz")
     kept = dict(np.load(tmp_path / "good.npz"))
     np.savez(tmp_path / "other.npz", **{**kept, "format": 9})

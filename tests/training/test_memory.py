@@ -64,8 +64,20 @@ def test_the_limit_of_the_control_group_counts(tmp_path):
     assert list(group_memory(tmp_path)) == []
     (tmp_path / "memory.max").write_text("1000\n")
     assert list(group_memory(tmp_path)) == [995]
+    (tmp_path / "memory.stat").write_text("anon 1\nactive_file 1\ninactive_file 3\nshmem 7\n")  # files give way
+    assert list(group_memory(tmp_path)) == [999]
+    (tmp_path / "memory.stat").unlink()
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("5\n")
     assert list(group_memory(tmp_path)) == [995]
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("100\n")
+    (tmp_path / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_active_file 0\ntotal_inactive_file 2\n")
+    assert list(group_memory(tmp_path)) == [995, 97]
     assert 0 < free_memory("cpu") < 2**50
+
+
+def test_what_pytorch_keeps_of_a_gpu_for_later_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 700), ("memory_allocated", 50)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory("cuda:0") == 750
