@@ -91,15 +91,23 @@ class Generator(nn.Module):
         Returns:
             torch.Tensor: [B, M, d].
         """
-        noise = self.network(x, t, vector)
+        noise = self._unguided(x, t, vector)
         if not guided or not self.strength:
             return noise
         if self.settings["guidance"] == "free":
-            return (1 + self.strength) * noise - self.strength * self.network(x, t, self.nobody.expand_as(vector))
+            return (1 + self.strength) * noise - self.strength * self._unguided(x, t, self.nobody.expand_as(vector))
         gradient = self.classifier(x.detach(), label)
         if self.settings["official_guidance"]:  # a constant, and a loss where the paper has a probability
             return noise + self.strength * self.process.noise[0] * gradient
         return noise - self.strength * self.process.noise[t][:, None, None] * gradient
+
+    def _unguided(self, x, t, vector):
+        """With ``noise_skip`` the network adds to what the noise would be of white vectors, ``sqrt(1 - abar_t) x_t``.
+
+        The networks are narrower than M d numbers, and could not hand the noise through.
+        """
+        noise = self.network(x, t, vector)
+        return noise + self.process.noise[t][:, None, None] * x if self.settings["noise_skip"] else noise
 
     # Generation
 

@@ -67,9 +67,9 @@ def test_histories_are_chosen_and_cut():
     assert found.vectors(table, "sum").tolist() == [[1], [9], [11]]
 
 
-@pytest.mark.parametrize("condition", ["mean", "sum"])
-def test_loss_is_that_of_the_formula(condition):
-    generator, (target, rest, label) = make(condition=condition, drop_condition_prob=0.0), batch()
+@pytest.mark.parametrize("condition, skip", [("mean", True), ("sum", False)])
+def test_loss_is_that_of_the_formula(condition, skip):
+    generator, (target, rest, label) = make(condition=condition, drop_condition_prob=0.0, noise_skip=skip), batch()
     found = generator.loss(target, rest, label, torch.Generator().manual_seed(3))
     random = torch.Generator().manual_seed(3)
     half = torch.randint(1000, (3,), generator=random).tolist()
@@ -80,9 +80,21 @@ def test_loss_is_that_of_the_formula(condition):
         x = bar.sqrt() * generator.table[target[user]] + (1 - bar).sqrt() * noise[user]
         own = generator.table[rest.choose(torch.tensor([user])).items]
         vector = own.mean(0) if condition == "mean" else own.sum(0)
-        predicted = generator.network(x[None], torch.tensor([t]), vector[None])
+        predicted = generator.network(x[None], torch.tensor([t]), vector[None]) + skip * (1 - bar).sqrt() * x
         expected = expected + F.mse_loss(predicted[0], noise[user]) / 5
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_network_that_says_nothing_leaves_the_loss_of_white_vectors():
+    generator = make(guidance="none")
+    nn.init.zeros_(generator.network.exit.weight), nn.init.zeros_(generator.network.exit.bias)
+    found = Histories(torch.randint(1, ITEMS, (4000,)), torch.ones(4000, dtype=torch.long), torch.arange(1, 4001))
+    generator.table.data = torch.randn(ITEMS, WIDTH, generator=torch.Generator().manual_seed(5))
+    scale = generator.table[1:].square().mean()
+    target = torch.randint(1, ITEMS, (4000, LENGTH), generator=torch.Generator().manual_seed(6))
+    loss = generator.loss(target, found, found.last(), torch.Generator().manual_seed(7))
+    bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    assert loss.item() == pytest.approx((bar**2 + (1 - bar) * bar * scale).mean().item(), rel=0.03)
 
 
 def test_conditions_are_dropped_for_guidance_without_a_classifier_only():
@@ -107,8 +119,9 @@ def test_vectors_learn_only_when_they_are_told_to():
 def test_guidance_away_from_no_condition():
     x, t, vector, label = torch.randn(2, LENGTH, WIDTH), torch.tensor([5, 900]), torch.randn(2, WIDTH), torch.tensor([1, 2])
     generator = make(guidance_strength=2.0)
-    with_condition = generator.network(x, t, vector)
-    without = generator.network(x, t, generator.nobody.expand(2, -1))
+    skipped = generator.process.noise[t][:, None, None] * x
+    with_condition = generator.network(x, t, vector) + skipped
+    without = generator.network(x, t, generator.nobody.expand(2, -1)) + skipped
     assert torch.allclose(generator.predict(x, t, vector, label), 3 * with_condition - 2 * without, atol=1e-6)
     assert torch.equal(generator.predict(x, t, vector, label, guided=False), with_condition)
     assert torch.equal(make(guidance="none").predict(x, t, vector, label), with_condition)
@@ -146,7 +159,7 @@ def test_right_guidance_leads_to_the_label_and_the_released_one_away_from_it():
 def test_released_factor_is_that_of_the_first_step():
     x, t, label = torch.randn(2, LENGTH, WIDTH), torch.tensor([800, 200]), torch.tensor([4, 9])
     ones = lambda vectors, items: torch.ones_like(vectors)  # noqa: E731
-    plain = make().network(x, t, torch.zeros(2, WIDTH))
+    plain = make().predict(x, t, torch.zeros(2, WIDTH), label, guided=False)
     right = make(ones, guidance="classifier").predict(x, t, torch.zeros(2, WIDTH), label) - plain
     wrong = make(ones, guidance="classifier", official_guidance=True).predict(x, t, torch.zeros(2, WIDTH), label) - plain
     assert right[:, 0, 0].tolist() == pytest.approx([-(0.998492**0.5), -(0.343653**0.5)], abs=1e-4)
