@@ -27,11 +27,11 @@ def rates(args):
     found = {}
     for name, (x, y) in inputs.items():
         out = torch.empty(len(x), y.shape[1])
-        found[name] = 2 * x.numel() * y.shape[1] / best(lambda x=x, y=y, out=out: torch.mm(x, y, out=out))
-    return {**found, "numbers": 2 * len(moved) / best(lambda: moved.mul_(1.0))}
+        found[name] = 2 * x.numel() * y.shape[1] / typical(lambda x=x, y=y, out=out: torch.mm(x, y, out=out))
+    return {**found, "numbers": 2 * len(moved) / typical(lambda: moved.mul_(1.0))}
 
 
-def best(function, rounds=7):
+def typical(function, rounds=7):
     """Median seconds of the processor."""
     seconds = []
     for _ in range(rounds):

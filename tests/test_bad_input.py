@@ -150,7 +150,7 @@ def refused(capsys, *words):
         (["--model=SimDiffRec", "--eval_args={mode: fulll}"], "mode of eval_args must be full, or uniN or popN such as uni100, got 'fulll'"),
         (["--model=SimDiffRec", "--eval_args=foo"], "eval_args must be a mapping, got 'foo'"),
         (["--model=SimDiffRec", "--metrics=[AUC]", "--valid_metric=AUC"], "a setting cannot be used: Full sort"),
-        (["--model=SimDiffRec", "--metrics=5"], "a setting cannot be used"),
+        (["--model=SimDiffRec", "--metrics=5"], "metrics must name at least one metric, such as NDCG, got 5"),
         (["--model=SimDiffRec", "--epochs=2.0"], "epochs must be of type int"),
         (["--model=SimDiffRec", "--user_inter_num_interval=5"], "must be an interval such as [5,inf)"),
         (["--model=SimDiffRec", "--item_inter_num_interval=[5"], "must be an interval such as [5,inf)"),

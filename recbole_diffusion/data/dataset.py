@@ -244,7 +244,8 @@ class SequenceDataset(
         """RecBole's order; by time it is exact, although the column is float32, in which seconds since 1970 collide."""
         if by != self.time_field:
             return super().sort(by, ascending)
-        order = stable_order(torch.from_numpy(self.times)[self.inter_feat[TARGET]].numpy())
+        moments = torch.from_numpy(self.times)[self.inter_feat[TARGET]]
+        order = stable_order(moments.numpy())
         columns = self.inter_feat.interaction  # one by one, or all would be there twice
         for name in columns:
             columns[name] = columns[name][torch.from_numpy(order if ascending else order[::-1].copy())]

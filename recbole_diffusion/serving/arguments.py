@@ -2,16 +2,21 @@
 
 from recbole_diffusion.settings.arguments import add_trust_argument
 
+# Settings that an evaluation reads and that neither data nor weights depend on, beside those of sampling.
+CHANGEABLE = (
+    "metrics", "topk", "mask_history", "eval_args", "eval_batch_size", "metric_decimal_place", "tail_ratio",
+    "float32_matmul_precision", "data_path", "data_cache", "data_cache_gb", "ranks_file", "console", "show_progress",
+    "use_gpu", "gpu_id", "threads", "worker",
+)  # fmt: skip
+
 
 def add_evaluate(parser):
     """Add the arguments of ``recbole-diffusion evaluate`` to an argparse parser."""
     parser.usage = "%(prog)s CHECKPOINT [--part=test|valid|both] [--output=FILE.json] [--KEY=VALUE ...]"
     parser.description = "Measure a checkpoint on its data, as its training did. --nproc=N and torchrun share out the users."
     parser.epilog = (
-        "Settings that may be changed: metrics, topk, mask_history, eval_batch_size, eval_args (its mode, such as {mode: uni100}), "
-        "metric_decimal_place, tail_ratio, float32_matmul_precision, data_path, data_cache, data_cache_gb, ranks_file, show_progress, "
-        "console, use_gpu, gpu_id, threads, worker, and how the model samples, where it does: sampling_steps, sampler, ensemble_seeds "
-        "and others. All else is as it was in training."
+        f"Settings that may be changed: {', '.join(CHANGEABLE)} (of eval_args the mode, such as {{mode: uni100}}), and how the model "
+        f"samples, where it does: sampling_steps, sampler, ensemble_seeds and others. All else is as it was in training."
     )
     parser.add_argument("checkpoint", help="file written by a training")
     parser.add_argument("--part", default="test", help="test, valid or both (default: test)")

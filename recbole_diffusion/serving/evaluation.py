@@ -11,6 +11,7 @@ from recbole_diffusion.data.build import check_against_data
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import expand_home, make_folder, plain, write_json
 from recbole_diffusion.quick_start import config_of, restore
+from recbole_diffusion.serving.arguments import CHANGEABLE
 from recbole_diffusion.serving.recommender import SAMPLING_SETTINGS, check_sampling
 from recbole_diffusion.settings import checks
 from recbole_diffusion.settings.free import FREE_SETTINGS
@@ -24,12 +25,6 @@ from recbole_diffusion.training.surroundings import left_as_found
 from recbole_diffusion.training.trainer import evaluating_trainer
 
 PARTS = {"test": ("test",), "valid": ("valid",), "both": ("valid", "test")}
-# Settings that an evaluation reads and that neither data nor weights depend on, beside those of sampling.
-CHANGEABLE = (
-    "metrics", "topk", "mask_history", "eval_args", "eval_batch_size", "metric_decimal_place", "tail_ratio",
-    "float32_matmul_precision", "data_path", "data_cache", "data_cache_gb", "ranks_file", "console", "show_progress",
-    "use_gpu", "gpu_id", "threads", "worker",
-)  # fmt: skip
 SHOWN_AS_TRAINED = ("valid_metric", "valid_metric_bigger", "preset")  # which chose the epoch, and measure nothing here
 
 
@@ -48,7 +43,7 @@ def evaluate_checkpoint(path, part="test", settings=None, output=None, trust_che
     Args:
         path (str or Path): file written by a training.
         part (str): ``test``, ``valid`` or ``both``.
-        settings (dict, optional): see :data:`CHANGEABLE`; ``nproc`` and its like start processes as of a training.
+        settings (dict, optional): see :data:`recbole_diffusion.serving.arguments.CHANGEABLE`; ``nproc`` and its like start processes as of a training.
         output (str or Path, optional): JSON file for the result.
         trust_checkpoint (bool): read a pickle from elsewhere and execute any code in it.
 

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class RunResult(dict[str, Any]):
+class PrintedResult(dict[str, Any]):
+    """A dict of JSON values that prints as its tables."""
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        heading = html.escape(str(self).split("\n", 1)[0])
+        return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The metrics as a :class:`pandas.DataFrame`."""
+        raise NotImplementedError
+
+
+class RunResult(PrintedResult):
     """The dict that :func:`recbole_diffusion.run` returns; :func:`print` shows the table of the test.
 
     As a dict it holds JSON values only, see :func:`recbole_diffusion.run`.
@@ -23,11 +37,6 @@ class RunResult(dict[str, Any]):
 
     def __str__(self) -> str:
         return format_result(self)
-
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        heading = html.escape(format_result(self).split("\n", 1)[0])
-        return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -76,7 +85,7 @@ class RunResult(dict[str, Any]):
         return figure
 
 
-class EvaluationResult(dict[str, Any]):
+class EvaluationResult(PrintedResult):
     """The dict that :func:`recbole_diffusion.evaluate` returns; :func:`print` shows the tables of its parts.
 
     As a dict it holds JSON values only, under the keys of a :class:`RunResult` where both have them; ``valid_result``,
@@ -85,11 +94,6 @@ class EvaluationResult(dict[str, Any]):
 
     def __str__(self) -> str:
         return format_evaluation(self)
-
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        heading = html.escape(format_evaluation(self).split("\n", 1)[0])
-        return f"<p>{heading}</p>{self.metrics.to_html(float_format='{:.4f}'.format, na_rep='no value')}"
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -123,33 +127,37 @@ def format_result(result: dict[str, Any]) -> str:
         str
     """
     chosen = "masked" if result["mask_history"] else "not masked"
-    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
     lines = [
-        f"Test of {result['model']}{preset} on {result['dataset']}, best epoch {result['best_epoch']} (counted from 0) of "
+        f"Test of {subject(result)}, best epoch {result['best_epoch']} (counted from 0) of "
         f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
         *table_lines(result["test_result_unmasked"], result["test_result_masked"]),
         *lines_of_data(result),
+        *lines_of_files(result),
     ]
-    for what in ("checkpoint", "result_file"):
-        if result.get(what):
-            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
     return "\n".join(lines)
 
 
 def format_evaluation(result: dict[str, Any]) -> str:
     """As :func:`format_result`, of :func:`recbole_diffusion.evaluate`: a table per part, and what differs from the training."""
-    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
-    of = f"{result['model']}{preset} on {result['dataset']}, epoch {result['epoch']} (counted from 0), seed {result['seed']}"
+    of = f"{subject(result)}, epoch {result['epoch']} (counted from 0), seed {result['seed']}"
     lines = []
     for part in result["parts"]:
         lines += [f"{'Test' if part == 'test' else 'Validation'} of {of}"]
         lines += table_lines(result[f"{part}_result_unmasked"], result[f"{part}_result_masked"])
     lines += lines_of_data(result)
     lines += [f"{'changed':<11}{key}: {now} (in training {before})" for key, (before, now) in result["changed"].items()]
-    for what in ("checkpoint", "result_file"):
-        if result[what]:
-            lines.append(f"{what.replace('_file', ''):<11}{result[what]}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *lines_of_files(result)])
+
+
+def subject(result: dict[str, Any]) -> str:
+    """What was measured on what: ``SASRec (preset paper) on beauty``."""
+    preset = f" (preset {result['settings']['preset']})" if result["settings"].get("preset") else ""
+    return f"{result['model']}{preset} on {result['dataset']}"
+
+
+def lines_of_files(result: dict[str, Any]) -> list[str]:
+    """Where the checkpoint and the result are, if they are anywhere."""
+    return [f"{what.replace('_file', ''):<11}{result[what]}" for what in ("checkpoint", "result_file") if result.get(what)]
 
 
 def table_lines(unmasked: dict[str, float | None], masked: dict[str, float | None]) -> list[str]:

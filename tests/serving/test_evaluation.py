@@ -243,7 +243,8 @@ def test_ready_made_files_without_validation_have_none_to_measure(tmp_path):
 def test_ctrl_c_ends_it_in_one_line(trained):
     result = trained("SASRec")
     waiting = "import recbole_diffusion.serving.evaluation as e, time; e.measure = lambda *_: (print('now', flush=True), time.sleep(99))"
-    code = f"{waiting}\nimport sys; from recbole_diffusion.cli import main; sys.exit(main(sys.argv[1:]))"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's job in the background ignores it
+    code = f"{heard}\n{waiting}\nimport sys; from recbole_diffusion.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "evaluate", result["checkpoint"]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:  # fmt: skip
