@@ -71,6 +71,10 @@ def join(use_gpu):
             raise UsageError(f"{wanted} processes on one machine need {wanted} GPUs, it has {found}: add --use_gpu=False")
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
+        # Loaded later (by torch._dynamo, for an optimizer), it keeps the group as a default of its functions. Threads
+        # of a group outlive its end then, and may abort a process while Python ends ("terminate called ...").
+        from torch.distributed.nn import functional  # noqa: F401
+
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         atexit.register(dist.destroy_process_group)
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")

@@ -272,6 +272,24 @@ def test_without_gpu_id_the_environment_decides(two_gpus, monkeypatch, visible):
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
+def test_no_thread_of_a_group_outlives_it():
+    """Such a thread aborts a process now and then, while Python takes itself down."""
+    program = """
+import os
+from recbole_diffusion import processes
+import torch
+processes.join(use_gpu=False)
+import torch._dynamo, torch.distributed as dist
+def threads(): return [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+count = sum("gloo" in name for name in threads())
+dist.destroy_process_group()
+print(count > 0, sum("gloo" in name for name in threads()))
+"""
+    meeting = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **meeting}, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "0"], done.stderr
+
+
 def fail_first(rank, port):
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     processes.join(use_gpu=False)
