@@ -141,7 +141,7 @@ def parse_settings(words):
         settings_of_text = ("model", "dataset", "config_files", "result_file")
         parse = parse_separator if key in ("seq_separator", "field_separator") else parse_scalar
         value = text if key in settings_of_text else parse(text)
-        if settings.setdefault(key, value) != value:
+        if repr(settings.setdefault(key, value)) != repr(value):  # .nan differs from itself
             raise UsageError(f"--{key} is given twice: {settings[key]} and {value}")
     return settings
 

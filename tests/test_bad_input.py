@@ -267,6 +267,7 @@ def test_words_that_are_no_settings(capsys):
     assert "unknown command 'xyz', there are: run, train, compare" in refused(capsys, "xyz")
     assert "'x' is not a setting" in refused(capsys, "--model=SimDiffRec", "--epochs", "3", "x")
     assert "given twice" in refused(capsys, "--model=SimDiffRec", "--epochs=3", "--epochs=4")
+    assert "given twice" not in refused(capsys, "--model=SimDiffRec", "--dataset=nowhere", "--learning_rate=.nan")
 
 
 def break_file(folder, change):

@@ -78,6 +78,9 @@ def test_the_command_makes_measures_and_recommend_uses_it(model, tmp_path, capsy
     assert (tmp_path / "near.jsonl").read_text() == (tmp_path / "exact.jsonl").read_text()
     assert main(["index", str(model), "--lists=4", "--probes=4", "--k=3", f"--input={tmp_path / 'in.jsonl'}"]) == 0
     assert "recall@3 1.0000 with 4 probes, of 2 histories of" in capsys.readouterr().out
+    (tmp_path / "in.jsonl").write_text('["i1", "elsewhere"]\n["elsewhere"]\n')
+    assert main(["index", str(model), "--k=3", f"--input={tmp_path / 'in.jsonl'}"]) == 0
+    assert ", of 1 histories of" in capsys.readouterr().out  # popular items would be found for any other
 
 
 def test_a_file_gives_the_index_back(recommender, tmp_path):
