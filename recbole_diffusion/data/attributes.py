@@ -1,12 +1,11 @@
 """Attributes of items, such as their category: columns of the item file that need not be among the loaded ones."""
 
-from pathlib import Path
-
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_diffusion.data.atomic_files import find_atomic, is_parquet
+from recbole_diffusion.data.atomic_files import is_parquet
 from recbole_diffusion.data.atomic_reader import AtomicReader, header_cells
+from recbole_diffusion.data.item_table import item_file
 from recbole_diffusion.data.parquet_reader import parquet_cells
 from recbole_diffusion.errors import UsageError
 
@@ -74,9 +73,7 @@ class ItemAttributes:
         """
         if choice == "none":
             return {}
-        name = f"{self.dataset_name}.item"
-        path = find_atomic(self.config["data_path"], name) or Path(self.config["data_path"]) / name
-        file = ItemFile(self.config, path)
+        file = ItemFile(self.config, item_file(self.config["data_path"], self.dataset_name))
         names = self._usual(file) if choice == "auto" else self._named(file, choice)
         attributes = {name: self._numbered(file, name) for name in names}
         if not attributes:

@@ -8,48 +8,14 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from recbole_diffusion.data.features import features_file, load_item_features
+from recbole_diffusion.data.item_table import item_file, read_item_table
 from recbole_diffusion.data.numbers import MISSING, finite
-from recbole_diffusion.errors import UsageError, did_you_mean, one_line
+from recbole_diffusion.errors import UsageError, did_you_mean
 
 USUAL_NAMES = {"price": ("price",), "category": ("category", "categories")}
-
-
-def read_item_table(path, item_field, separator="\t", encoding="utf-8"):
-    """An item file as text, the first row of every item.
-
-    Args:
-        path (Path): atomic file.
-        item_field (str): name of the column of item tokens.
-        separator, encoding (str): of the file.
-
-    Returns:
-        pandas.DataFrame: of ``str``, its columns without their types, which ``attrs`` has by column.
-
-    Raises:
-        UsageError: when the file is missing or broken or has no such column.
-    """
-    if not path.is_file():
-        raise UsageError(f"'{path}' does not exist: features need an item file with an '{item_field}:token' column")
-    try:
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
-    kinds = {name: kind for name, _, kind in (cell.partition(":") for cell in frame.columns)}
-    frame.columns = [cell.partition(":")[0] for cell in frame.columns]
-    require_column(path, frame, item_field)
-    frame = frame.drop_duplicates(item_field)
-    frame.attrs = kinds
-    return frame
-
-
-def require_column(path, frame, name):
-    """Raise UsageError when a table lacks a column."""
-    if name not in frame:
-        raise UsageError(f"'{path}' has no column '{name}'{did_you_mean(name, frame)}, it has {', '.join(frame)}")
 
 
 class ItemSides:
@@ -94,7 +60,7 @@ class ItemSides:
         Raises:
             UsageError: when a column that is named does not exist, a price is no number, or none is given.
         """
-        path = Path(self.config["data_path"]) / f"{self.dataset_name}.item"  # as text only
+        path = item_file(self.config["data_path"], self.dataset_name)
         prices = self._item_column(path, "price", price)
         if prices is None:
             return None, None
@@ -110,7 +76,8 @@ class ItemSides:
             return None
         if not path.is_file():
             raise UsageError(f"{role}_column: {choice}: {missing_column(self.dataset_name, path, role, choice)}")
-        frame = read_item_table(path, self.iid_field, self.config["field_separator"], self.config["encoding"] or "utf-8")
+        forms = self.config["field_separator"], self.config["encoding"] or "utf-8", self.config["seq_separator"]
+        frame = read_item_table(path, self.iid_field, *forms)
         known = [name for name in (USUAL_NAMES[role] if choice == "auto" else [choice]) if name in frame]
         if not known and choice == "auto":
             return None

@@ -10,6 +10,7 @@ import recbole
 
 import recbole_diffusion
 from recbole_diffusion.data.features import KINDS, features_file
+from recbole_diffusion.data.item_table import item_file
 from recbole_diffusion.data.pseudo_items import augmented_file
 from recbole_diffusion.settings.free import PLACES
 
@@ -77,7 +78,7 @@ def data_files(config):
     candidates = [folder / f"{name}.{part}{end}" for part in [*parts, *others] for end in ("", ".parquet")]
     candidates += [features_file(folder.parent, name, kind) for kind, (key, *_) in KINDS.items() if config[key] == "auto"]
     if config["attribute"] or config["factors"] or config["price_column"] not in (None, "none"):
-        candidates.append(folder / f"{name}.item")
+        candidates.append(item_file(folder, name))
     if config["augmented"]:
         candidates.append(augmented_file(config))
     words = [value for key, value in config.plain().items() if isinstance(value, str) and value and key not in PLACES]

@@ -15,7 +15,7 @@ import torch
 
 import recbole_diffusion
 from recbole_diffusion.data.features import features_file, save_item_features
-from recbole_diffusion.data.item_sides import read_item_table, require_column
+from recbole_diffusion.data.item_table import item_file, read_item_table, require_column
 from recbole_diffusion.devices import own_gpu, usable_device
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.prepare.arguments import DEFAULT_TEXT_MODEL
@@ -33,7 +33,7 @@ def read_item_texts(path, item_field, columns=None):
     """Text of every item of an ``.item`` file.
 
     Args:
-        path (Path): atomic file, tab separated.
+        path (Path): atomic file, tab separated or Parquet.
         item_field (str): name of the column of item tokens.
         columns (Sequence[str], optional): columns whose texts are joined by a space; by default those of
             ``DEFAULT_COLUMNS`` that exist.
@@ -169,7 +169,7 @@ def build_features(
     folder = Path(data_path) / dataset
     output = Path(output) if output else features_file(data_path, dataset, _kind(of))
     item_field = settings_of_data(dataset, data_path).get("ITEM_ID_FIELD", "item_id")
-    texts, columns = read_item_texts(folder / f"{dataset}.item", item_field, columns if of == "text" else [])
+    texts, columns = read_item_texts(item_file(folder, dataset), item_field, columns if of == "text" else [])
     images, extra = find_images(folder / "images", texts)
     _require_something(of, folder, columns, images)
     encoder = TextEncoder(text_model, device, max_length) if of != "images" else None

@@ -1,11 +1,14 @@
 """Prices by level and categories of items, from the item file."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from item_files import write_item_file
 
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.prepare.extract import read_item_texts
 from recbole_diffusion.testing import make_config, write_sequences
 
 SEQUENCES = [[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]
@@ -47,6 +50,22 @@ def test_unknown_prices_and_categories_are_0_and_the_last_of_a_list_counts(price
 def test_the_file_is_read_as_the_settings_say(prices):
     found = prices(["item_id:token\tprice:float\tcategory:token_seq", "i1\t5\tall/hats", "i2\t9\tall hats"], seq_separator="/")
     assert found == [[0, 3, 3, 0, 0, 0, 0], [0, 2, 1, 0, 0, 0, 0]]
+
+
+def test_parquet_says_the_same(prices, tmp_path):
+    write_sequences(SEQUENCES, tmp_path, "cycle")
+    columns = {
+        "item_id:token": ["i1", "i2", "i3", "i4", "i5", "i1"],
+        "price:float": [1.0, None, float("nan"), 3.0, 2.0, 99.0],
+        "categories:token_seq": [["all", "shoes"], ["all", "shoes"], ["all", "hats"], ["all", "shoes"], None, []],
+    }
+    path = tmp_path / "cycle" / "cycle.item.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert prices(None, "auto", "auto", 2) == [[0, 1, 0, 0, 2, 2, 0], [0, 2, 2, 1, 2, 0, 0]]
+    assert read_item_texts(path, "item_id", ["categories"])[0]["i2"] == "all shoes"
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+        prices(None)
 
 
 def test_large_prices_do_not_overflow(prices):

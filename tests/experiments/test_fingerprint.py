@@ -69,6 +69,8 @@ def test_files_beside_the_data_that_a_model_looks_for_count(data):
     assert found("MMSBR") == set(beside)
     assert found("MMSBR", price_column="none", image_features="none") == {beside[0], beside[2]}
     assert found("DIMO") == {beside[0]} and found("AttenMixer") == set()
+    (folder / "cycle.item").rename(folder / "cycle.item.parquet")
+    assert found("MMSBR") == {*beside[:3], "cycle.item.parquet"}
 
 
 def test_a_file_that_a_setting_names_counts(data):
