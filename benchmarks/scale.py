@@ -92,7 +92,7 @@ if __name__ == "__main__":
     kind = "inter" if args.text else "inter.parquet"
     file = Path(args.data_path) / name / f"{name}.{kind}"
     if not file.exists():
-        write_interactions(file, args.interactions, users, items, args.seed, bool(args.text))
+        in_fresh_process(write_interactions, file, args.interactions, users, items, args.seed, bool(args.text))  # peaks are inherited
     print(f"{file.name}: {file.stat().st_size / 2**20:.0f} MB")
     settings = {"user_inter_num_interval": CORE, "item_inter_num_interval": CORE}
     for title, choice in {"no cache": "none", "first start": "auto", "second start": "auto"}.items():
