@@ -16,7 +16,10 @@ from recbole_diffusion.settings.recipes import named_files
 from recbole_diffusion.training.pretrained import checkpoint_of_this_part
 
 FORMAT = 1  # another one makes all that is kept unknown
-CLASSIFIERS = tuple(model for model in EXPORTABLE if model != "STOSA")  # which compares more than one vector an item
+# The others read item vectors of other places than one look-up in ``item_embedding``, or compare with other vectors.
+CLASSIFIERS = tuple(
+    model for model in EXPORTABLE if model not in ("STOSA", "AttenMixer", "DIMO", "MGS", "MMSBR", "ACVAE")
+)
 WITHOUT_GENERATOR = ("pseudo_source", "pseudo_length", "max_history", "guide_from", "seed")  # settings that still count
 
 
@@ -88,6 +91,10 @@ def checkpoint_of(own, config, train):
         fitting = ", ".join(CLASSIFIERS)
         raise UsageError(
             f"a checkpoint of {saved['model']} does not serve here: train one of {fitting}, as in '{command}'"
+        )
+    if classified and saved.get("attention_mask") == "queries":
+        raise UsageError(
+            f"a {saved['model']} with attention_mask: queries reads padding and cannot be the classifier: set keys in its training"
         )
     return checkpoint
 

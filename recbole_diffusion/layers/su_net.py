@@ -1,7 +1,7 @@
 """Networks that see a few item vectors at once and predict the noise in them.
 
 The SU-Net of DiffuASR (Liu et al. 2023) takes every vector for a square image and its place in the sequence for a
-channel. A plain network of three layers on all numbers at once does the same for a fifth of the time.
+channel. A plain network of three layers on all numbers at once does the same for a tenth of the time.
 """
 
 from __future__ import annotations

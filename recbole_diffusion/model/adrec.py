@@ -76,9 +76,9 @@ class ADRec(DiffusionSequentialRecommender):
         dropouts = self.config["hidden_dropout_prob"], self.config["attn_dropout_prob"]
         return PackedTransformer(n_layers, *sizes, *dropouts, self.config["hidden_act"], self.config["layer_norm_eps"])
 
-    def _states(self, items, layout):
-        """H: states of the history at every token. items: [N] -> [N, d]."""
-        embedded = self.embedding_norm(self.embedding_dropout(self.item_embedding(items)))
+    def _states(self, vectors, layout):
+        """H: states of the history at every token. vectors: [N, d] of its items -> [N, d]."""
+        embedded = self.embedding_norm(self.embedding_dropout(vectors))
         return self.encoder(embedded.unsqueeze(1), layout, causal=True)[:, 0]
 
     def _guided(self, states, next_vectors, step_vectors):
@@ -108,7 +108,7 @@ class ADRec(DiffusionSequentialRecommender):
         next_item = items.roll(-1)
         next_item[layout.last] = target
         clean, met = self.item_embedding(next_item), None
-        restored = self._restore(self._states(items, layout), clean, layout)
+        restored = self._restore(self._states(self.item_embedding(items), layout), clean, layout)
         if self.repetition:
             met = self.repetition.at_every_token(items, layout).from_column(1)
         if taught is not None:
@@ -132,12 +132,13 @@ class ADRec(DiffusionSequentialRecommender):
     def encode(self, item_seq, item_seq_len):
         layout = PackedLayout(item_seq_len)
         items = layout.pack(item_seq)
-        states = self._states(items, layout)
+        vectors = self.item_embedding(items)
+        states = self._states(vectors, layout)
         if self.config["twin"]:
             x = self.denoiser.first_blocks(states.unsqueeze(1), layout, causal=True)
             return self.denoiser.final_block_at_last(x, layout)[:, 0]
         step_vectors, at_end = self.step_embedding(), states[layout.last]
-        read = self._guided(states, self.item_embedding(items.roll(-1)), step_vectors[0])  # but for the last tokens
+        read = self._guided(states, vectors.roll(-1, 0), step_vectors[0])  # but for the last tokens
         restore = self._restore_ends(read, layout)
 
         def denoise(x, t, _):

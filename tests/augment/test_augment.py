@@ -324,6 +324,8 @@ def test_checkpoints_that_do_not_fit(trained_on, tmp_path, capsys):
         ({"graph_source": "all"}, "was trained with graph_source: all"),
         ({"augmented": "a.npz"}, "was trained with augmented: a.npz"),
         ({"model": "STOSA"}, "a checkpoint of STOSA does not serve here: train one of SimDiffRec, "),
+        ({"model": "MMSBR"}, "a checkpoint of MMSBR does not serve here: train one of SimDiffRec, "),
+        ({"model": "DiffuRec", "attention_mask": "queries"}, "a DiffuRec with attention_mask: queries reads padding and cannot"),
     ],
 )
 def test_checkpoints_that_know_too_much_or_score_otherwise(trained_on, tmp_path, capsys, changed, words):

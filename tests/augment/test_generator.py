@@ -6,9 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_diffusion.augment.arguments import generator_schema
+from recbole_diffusion.augment.choices import CLASSIFIERS
 from recbole_diffusion.augment.generator import Generator, RecommenderAsClassifier
 from recbole_diffusion.augment.histories import Histories
+from recbole_diffusion.data.build import create_dataset
+from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.settings.properties import load_yaml, property_file
+from recbole_diffusion.testing import cycle_sequences, make_config, small_settings, write_sequences
+from recbole_diffusion.testing.settings import documented
+from recbole_diffusion.training.networks import build_model
 
 WIDTH, LENGTH, ITEMS = 6, 3, 20
 
@@ -137,6 +143,21 @@ def test_gradient_of_the_classifier():
     assert torch.allclose(classify(vectors, items), expected, atol=1e-6)
     ids = torch.ones(2, LENGTH, dtype=torch.long)  # the model itself is as before
     assert torch.allclose(model(ids, None)[0], model.weight.sum() * model.item_embedding.weight[1])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_reads_vectors_as_it_reads_their_items(name, tmp_path, monkeypatch):
+    folder = write_sequences(cycle_sequences(), tmp_path, "cycle")
+    wanted = {"noised_weight": 1.0, "sampling_noise": False, "lambda_mean": 0.0, "lambda_std": 0.0, **small_settings(name)}
+    config = make_config(name, folder, **{key: value for key, value in wanted.items() if key in documented(name)[0]})
+    model = build_model(config, build_loaders(config, create_dataset(config))[0])
+    classify, read = RecommenderAsClassifier(model, torch.ones(model.item_embedding.embedding_dim)), []
+    ids, lengths = torch.tensor([[3, 5, 2, 7], [1, 4, 9, 8]]), torch.tensor([4, 4])
+    users = classify._users
+    monkeypatch.setattr(classify, "_users", lambda *histories: read.append(users(*histories)) or read[-1])
+    gradient = classify(model.item_embedding.weight[ids], torch.tensor([1, 2]))
+    torch.testing.assert_close(read[0], users(ids, lengths))
+    assert gradient.isfinite().all() and gradient.abs().sum((0, 2)).all()
 
 
 def test_right_guidance_leads_to_the_label_and_the_released_one_away_from_it():

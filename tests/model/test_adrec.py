@@ -103,7 +103,7 @@ def test_a_next_item_reaches_what_is_restored_at_its_token_and_later_ones_of_its
     items, lengths, _ = batch()
     layout = PackedLayout(lengths)
     clean = torch.randn(layout.n_tokens, 8, dtype=torch.float64, requires_grad=True)
-    states = network._states(layout.pack(items), layout)
+    states = network._states(network.item_embedding(layout.pack(items)), layout)
 
     def restored(vectors):
         torch.manual_seed(1)
