@@ -79,7 +79,7 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
         TransformerRecommender.check_config(config)
         require_even_width(config)
         dreamrec_schedule(config)
-        if config["guidance_strength"] and not config["drop_guide_prob"]:
+        if config["guidance_strength"] and not config["drop_guide_prob"] and not config["twin"]:
             raise UsageError("guidance_strength needs a trained null guide: set drop_guide_prob, or guidance_strength: 0")
         if config["repetition"] == "learned" and not config["ce_weight"]:
             raise UsageError("repetition: learned is trained by the softmax alone: set ce_weight above 0")

@@ -140,6 +140,14 @@ def test_the_closed_form_equals_the_loop(model, settings):
     assert not torch.equal(again, loop.encode(ITEMS, LENGTHS))  # it was the loop
 
 
+@pytest.mark.parametrize("model", MODELS)
+@torch.no_grad()
+def test_guidance_moves_scores_away_from_those_of_no_history(model):
+    plain, guided = build(model, guidance_strength=0), build(model, guidance_strength=3.0)
+    nobody = plain.generate(plain.null_guide.expand(len(ITEMS), -1))
+    torch.testing.assert_close(guided.encode(ITEMS, LENGTHS), 4 * plain.encode(ITEMS, LENGTHS) - 3 * nobody)
+
+
 @torch.no_grad()
 def test_noise_belongs_to_a_history_and_has_the_covariance_of_the_chain():
     network, mean = build(sampling_noise=True), build()
@@ -200,7 +208,11 @@ def test_in_the_twin_nothing_of_the_diffusion_is_left(model):
     assert all(torch.equal(first[name], second[name]) for name in first)
     users = network.ends((ITEMS, LENGTHS))[0] @ network.restore_guide.weight.t() + network.restore_guide.bias
     torch.testing.assert_close(network.encode(ITEMS, LENGTHS), users)
-    for other in (build(model, twin=True, guidance_strength=6.0, diffusion_steps=7), build(model, twin=True, sampler="loop")):
+    for other in (
+        build(model, twin=True, guidance_strength=6.0, diffusion_steps=7),
+        build(model, twin=True, drop_guide_prob=0.0),
+        build(model, twin=True, sampler="loop"),
+    ):
         torch.testing.assert_close(other.encode(ITEMS, LENGTHS), users)
 
 

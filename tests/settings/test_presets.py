@@ -35,6 +35,12 @@ def test_every_preset_is_documented_and_accepted_on_every_data_set(path):
         DiffusionConfig(model, dataset, config_dict={**content, **per_data.get(dataset, {})})
 
 
+@pytest.mark.parametrize("model", ["DreamRec", "PreferDiff"])
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_positions_of_dreamrec_and_preferdiff_are_counted_as_in_their_code(model, name):
+    assert DiffusionConfig(model, "beauty", config_dict={"preset": name})["pos_align"] == "start"
+
+
 def test_models_that_train_have_the_three_presets():
     for model in set(MODELS) - {"SKNN", "Successors", "Popularity"}:
         assert {"paper", "released", "quick"} <= set(preset_files(model)), model
