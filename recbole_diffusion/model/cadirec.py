@@ -76,6 +76,7 @@ class CaDiRec(TransformerRecommender):
             raise UsageError("twin: True has no diffusion to take generation_steps with: leave them at 1")
         if (config["alpha"] or config["beta"]) and diffuses:
             require_even_width(config)
+            configured_betas(config)
             if taken > steps:
                 raise UsageError(f"generation_steps {taken} is larger than the {steps} diffusion_steps")
 

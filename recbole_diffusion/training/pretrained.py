@@ -11,7 +11,7 @@ from recbole_diffusion.settings.leaks import leaking_setting
 from recbole_diffusion.training.checkpoint import load_checkpoint
 
 
-def checkpoint_of_this_part(path, config, tokens, command, counts=None):
+def checkpoint_of_this_part(path, config, tokens, command, counts):
     """A checkpoint of the training part of the same data.
 
     Args:
@@ -19,7 +19,7 @@ def checkpoint_of_this_part(path, config, tokens, command, counts=None):
         config (DiffusionConfig): of the data.
         tokens (list[str]): token of every item number.
         command (str): what makes such a checkpoint, for the message.
-        counts (torch.Tensor, optional): [V] how often each item occurs in the training part, to be compared as well.
+        counts (torch.Tensor): [V] how often each item occurs in the training part; older checkpoints do not know theirs.
 
     Returns:
         dict: see :func:`recbole_diffusion.training.checkpoint.load_checkpoint`.
@@ -38,7 +38,7 @@ def checkpoint_of_this_part(path, config, tokens, command, counts=None):
             f"with '{command}'"
         )
     kept = checkpoint.get("item_counts")
-    elsewhere = counts is not None and kept is not None and not torch.equal(kept, counts)
+    elsewhere = kept is not None and not torch.equal(kept, counts)
     if elsewhere or saved["eval_args"]["split"] != split:
         raise UsageError(
             f"checkpoint '{path}' was trained on another part of the data than {split} gives to training: make one "
@@ -59,13 +59,14 @@ def told_more(saved):
     return leaking_setting(saved) or augmented
 
 
-def start_from_pretrained(model, config, tokens):
+def start_from_pretrained(model, config, tokens, counts):
     """Give a new model the item vectors of the checkpoint that ``pretrained_item_embedding`` names, if it has that.
 
     Args:
         model (DiffusionSequentialRecommender): on its device.
         config (DiffusionConfig): its settings.
         tokens (list[str]): token of every item number.
+        counts (torch.Tensor): [V] how often each item occurs in the training part.
 
     Raises:
         UsageError: when the checkpoint does not serve, and for ``frozen_epochs`` without one.
@@ -76,7 +77,7 @@ def start_from_pretrained(model, config, tokens):
         f"--dataset={config['dataset']}{place_of(config)}"
     )
     if path:
-        vectors = processes.first_does(_item_vectors, path, config, tokens, command)
+        vectors = processes.first_does(_item_vectors, path, config, tokens, counts, command)
         with torch.no_grad():
             model.item_embedding.weight.copy_(vectors)
     elif config["frozen_epochs"]:
@@ -86,9 +87,9 @@ def start_from_pretrained(model, config, tokens):
         )
 
 
-def _item_vectors(path, config, tokens, command):
+def _item_vectors(path, config, tokens, counts, command):
     """[V, d] float32, zeros for padding."""
-    checkpoint = checkpoint_of_this_part(path, config, tokens, command)
+    checkpoint = checkpoint_of_this_part(path, config, tokens, command, counts)
     table, width = checkpoint["state_dict"].get("item_embedding.weight"), config["hidden_size"]
     if table is None or table.dim() != 2 or table.shape[1] != width:
         found = "no item vectors" if table is None else f"item vectors of {table.shape[-1]} numbers"

@@ -32,7 +32,7 @@ class EpochsMixin(SafeCheckpointMixin):
         """RecBole's ``fit``, which also writes ``last`` after every epoch. See there for arguments and result."""
         self._meet_data(train_data, valid_data)
         if self.start_epoch == 0:
-            start_from_pretrained(self.model, self.config, self.item_tokens)
+            start_from_pretrained(self.model, self.config, self.item_tokens, self.item_counts)
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)

@@ -11,6 +11,7 @@ from recbole_diffusion import processes, run
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.later import later_items
 from recbole_diffusion.data.loaders import build_loaders
+from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.model import transformer_recommender
 from recbole_diffusion.testing import cycle_sequences, make_config, small_settings, write_sequences
@@ -152,6 +153,12 @@ def test_a_batch_that_some_process_has_no_rows_of_is_no_step_of_the_warm_up():
     assert model.training_state() == {"steps_taken": 0}
     model.loss_parts(*batch())
     assert model.training_state() == {"steps_taken": 1}
+
+
+def test_an_impossible_schedule_is_refused_before_data_are_read_and_by_the_twin_not_at_all():
+    with pytest.raises(UsageError, match="schedule linear with 5 steps: betas must lie in"):
+        make_config("CaDiRec", "unused", schedule="linear", diffusion_steps=5)
+    make_config("CaDiRec", "unused", schedule="linear", diffusion_steps=5, twin=True)
 
 
 def test_padding_is_a_class_if_asked_and_items_have_a_bias():

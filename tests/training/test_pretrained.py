@@ -143,6 +143,10 @@ def test_checkpoints_that_do_not_serve(given, tmp_path, capsys):
     assert f"with other items than 'cycle' has now: make one {MAKE}" in refused(capsys, {**given, "data_path": others})
     split = "{split: {RS: [0.6, 0.2, 0.2]}, order: TO, group_by: user, mode: full}"
     assert "was trained on another part of the data" in refused(capsys, given, eval_args=split)
+    rows = cycle_sequences()
+    later = [[*row[:-3], row[-2], row[-3], row[-1]] for row in rows[10:]]  # the same items, of which others train
+    later = write_sequences([*rows[:10], *later], tmp_path / "later", "cycle")
+    assert "was trained on another part of the data" in refused(capsys, {**given, "data_path": later})
     for name, change, expected in (
         ("leaks", lambda state: state["config"].update(official_negatives=True), "trained with official_negatives: True"),
         (
