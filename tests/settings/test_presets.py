@@ -41,6 +41,12 @@ def test_positions_of_dreamrec_and_preferdiff_are_counted_as_in_their_code(model
     assert DiffusionConfig(model, "beauty", config_dict={"preset": name})["pos_align"] == "start"
 
 
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffuRecSys", "DiQDiff"])
+def test_models_that_encode_every_prefix_see_fifty_items_of_the_long_histories_of_ml_1m(model):
+    assert DiffusionConfig(model, "ml-1m", config_dict={})["MAX_ITEM_LIST_LENGTH"] == 50
+    assert DiffusionConfig("SASRec", "ml-1m", config_dict={})["MAX_ITEM_LIST_LENGTH"] == 200
+
+
 def test_models_that_train_have_the_three_presets():
     for model in set(MODELS) - {"SKNN", "Successors", "Popularity"}:
         assert {"paper", "released", "quick"} <= set(preset_files(model)), model
