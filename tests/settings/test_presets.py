@@ -108,6 +108,27 @@ def test_rows_of_papers_use_the_preset_of_the_paper():
                 assert row["preset"] == ("released" if "released code" in label else "paper"), (path.name, label)
 
 
+@pytest.mark.parametrize(
+    "model, name, lengths",
+    [
+        ("ACVAE", "paper", {"beauty": 50, "yelp": 50, "ml-1m": 200}),
+        ("ACVAE", "released", {"beauty": 50, "yelp": 50, "ml-1m": 200}),
+        ("CL4SRec", "released", {"beauty": 50, "ml-1m": 50}),
+    ],
+)
+def test_histories_are_as_long_as_in_the_source_of_a_preset_on_every_data_set(model, name, lengths):
+    for dataset, longest in lengths.items():
+        assert DiffusionConfig(model, dataset, config_dict={"preset": name})["MAX_ITEM_LIST_LENGTH"] == longest, dataset
+
+
+@pytest.mark.parametrize("dataset", sorted(DATA - {"toy", "cellphones"}))  # those have limits of their own
+def test_the_reconstruction_of_vsan_is_its_defaults_written_out(dataset):
+    default = DiffusionConfig("VSAN", dataset, config_dict={})
+    written = DiffusionConfig("VSAN", dataset, config_dict={"preset": "paper"})
+    for key in load_yaml(preset_files("VSAN")["paper"]):
+        assert key == "datasets" or written[key] == default[key], key
+
+
 def test_a_model_from_elsewhere_has_presets_beside_its_settings_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     (tmp_path / "mine.fast.yaml").write_text("# Fast.\na: 2\n")
