@@ -40,5 +40,7 @@ class KeepsWhatWeightsGive(nn.Module):
         """In evaluation for a moment; forgets nothing."""
         training = self.training
         super().train(False)
-        yield
-        super().train(training)
+        try:
+            yield
+        finally:
+            super().train(training)
