@@ -107,6 +107,8 @@ class MFGAN(TransformerRecommender):
         config, factors = self.config, {}
         auto = config["factors"] == "auto"
         names = [ID, POPULARITY] if auto else [name.strip() for name in config["factors"].split(",")]
+        if "" in names and config["factors"].strip():
+            raise UsageError(f"factors '{config['factors']}' leave a name out between commas")
         if len(set(names)) < len(names):
             raise UsageError(f"factors '{config['factors']}' name one twice")
         columns = "auto" if auto else ",".join(name for name in names if name not in (ID, POPULARITY, TEXT))

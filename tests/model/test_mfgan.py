@@ -283,6 +283,7 @@ def test_explanations_of_recommendations(tmp_path, capsys):
     "words, message",
     [
         (["--factors=id,id"], "name one twice"),
+        (["--factors=id,,popularity"], "leave a name out between commas"),
         (["--factors=none"], "factors 'none' leave MFGAN without discriminators: name one, or set twin: True"),
         (["--factors=id,colour"], "colour"),
         (["--factors=text"], "recbole-diffusion features makes them"),
