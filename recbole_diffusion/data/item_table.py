@@ -36,7 +36,9 @@ def read_item_table(path, item_field, separator="\t", encoding="utf-8", seq_sepa
             frame = _text_of_parquet(path, seq_separator)
         else:
             frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except UsageError:
+        raise
+    except (ValueError, OSError) as error:  # of pandas and of pyarrow
         raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
     kinds = {name: kind for name, _, kind in (cell.partition(":") for cell in frame.columns)}
     frame.columns = [cell.partition(":")[0] for cell in frame.columns]
@@ -61,5 +63,8 @@ def _text_of_parquet(path, seq_separator):
         return "" if value is None or value != value else str(value)
 
     with open_parquet(path) as file:
+        names = file.schema_arrow.names
+        if len({*names}) < len(names):
+            raise UsageError(f"{path} has several columns of one name: leave one")
         columns = file.read().to_pydict()
     return pd.DataFrame({name: [text(value) for value in values] for name, values in columns.items()}, dtype=str)

@@ -63,8 +63,16 @@ def test_parquet_says_the_same(prices, tmp_path):
     pq.write_table(pa.table(columns), path)
     assert prices(None, "auto", "auto", 2) == [[0, 1, 0, 0, 2, 2, 0], [0, 2, 2, 1, 2, 0, 0]]
     assert read_item_texts(path, "item_id", ["categories"])[0]["i2"] == "all shoes"
+    damaged = bytearray(path.read_bytes())
+    damaged[4:60] = b"?" * 56  # the pages, not the footer
+    path.write_bytes(damaged)
+    with pytest.raises(UsageError, match="cannot be read as a table"):
+        prices(None)
+    pq.write_table(pa.table([["i1"], [1.0], [2.0]], ["item_id:token", "price:float", "price:float"]), path)
+    with pytest.raises(UsageError, match="^[^:]*cycle.item.parquet has several columns of one name"):
+        prices(None)
     path.write_bytes(b"PAR1 no more")
-    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+    with pytest.raises(UsageError, match="^'[^:]*cycle.item.parquet' cannot be read as Parquet"):
         prices(None)
 
 
