@@ -31,15 +31,7 @@ def read_item_table(path, item_field, separator="\t", encoding="utf-8", seq_sepa
     """
     if not path.is_file():
         raise UsageError(f"'{path}' does not exist: features need an item file with an '{item_field}:token' column")
-    try:
-        if is_parquet(path):
-            frame = _text_of_parquet(path, seq_separator)
-        else:
-            frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
-    except UsageError:
-        raise
-    except (ValueError, OSError) as error:  # of pandas and of pyarrow
-        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
+    frame = _text_of_parquet(path, seq_separator) if is_parquet(path) else _text(path, separator, encoding)
     kinds = {name: kind for name, _, kind in (cell.partition(":") for cell in frame.columns)}
     frame.columns = [cell.partition(":")[0] for cell in frame.columns]
     require_column(path, frame, item_field)
@@ -54,6 +46,13 @@ def require_column(path, frame, name):
         raise UsageError(f"'{path}' has no column '{name}'{did_you_mean(name, frame)}, it has {', '.join(frame)}")
 
 
+def _text(path, separator, encoding):
+    try:
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
+    except ValueError as error:  # all that pandas raises of a broken table
+        raise UsageError(f"'{path}' cannot be read as a table: {one_line(error)}") from None
+
+
 def _text_of_parquet(path, seq_separator):
     """Every value as the text file would have it, nothing where there is none."""
 
@@ -66,5 +65,8 @@ def _text_of_parquet(path, seq_separator):
         names = file.schema_arrow.names
         if len({*names}) < len(names):
             raise UsageError(f"{path} has several columns of one name: leave one")
-        columns = file.read().to_pydict()
+        try:
+            columns = file.read().to_pydict()
+        except (ValueError, OSError) as error:  # of pyarrow
+            raise UsageError(f"'{path}' cannot be read as Parquet: {one_line(error, 200)}") from None
     return pd.DataFrame({name: [text(value) for value in values] for name, values in columns.items()}, dtype=str)
