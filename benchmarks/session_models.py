@@ -38,7 +38,9 @@ CASES = {
 PLAIN = {
     "AttenMixer": "plain_attenmixer",
     "MSGIFSR": "plain_msgifsr",
+    "DIMO": "plain_dimo",
     "MGS": "plain_mgs",
+    "MMSBR": "plain_mmsbr",
     "MSGAT": "plain_msgat",
 }
 N_CATEGORIES = 100

@@ -1,9 +1,10 @@
 """DIMO written plainly: dense graphs, one session, head, item and companion at a time.
 
 It reads the weights and settings of a model, so that both compute the same numbers from the same parameters, and is given
-the training sessions as lists. This is what the fast version is checked against (tests/model/test_dimo.py).
+the graph of items. This is what the fast version is checked against (tests/model/test_dimo.py).
 """
 
+import functools
 import math
 
 import torch
@@ -20,9 +21,10 @@ def counts(sessions, n_items):
     return found
 
 
+@functools.cache
 def companions(found, k):
     """[V, V] counts -> the items that each is met with most often, with their counts: list of lists of pairs."""
-    rows = [sorted(((-n, item) for item, n in enumerate(row) if n > 0)) for row in found.tolist()]
+    rows = (sorted((-n, item) for item, n in enumerate(row.tolist()) if n > 0) for row in found)
     return [[(item, -n) for n, item in row[:k]] for row in rows]
 
 
@@ -62,12 +64,11 @@ class PlainDIMO:
 
     Args:
         model (DIMO): whose weights and settings are used.
-        sessions (list[list[int]]): those behind the graph.
+        found (torch.Tensor): [V, V] counts of :func:`counts`, or the same with each row divided by a number.
     """
 
-    def __init__(self, model, sessions):
+    def __init__(self, model, found):
         self.model, self.config = model, model.config
-        found = counts(sessions, model.n_items)
         self.companions = companions(found, self.config["n_companions"])
         self.causes = [(model.ids, self._table(model.item_embedding, found))]
         if model.has_text:
@@ -89,7 +90,7 @@ class PlainDIMO:
         table, total = self.causes[0][1], 0
         for anchor, others in zip(anchors, negatives):
             known = self.companions[anchor]
-            positive = sum((n * table[item] for item, n in known), torch.zeros_like(table[0])) / max(sum(n for _, n in known), 1)
+            positive = sum((n * table[item] for item, n in known), torch.zeros_like(table[0])) / (sum(n for _, n in known) or 1)
             far = sum(cos(table[anchor], table[other]).exp() for other in others)
             total = total + (1 + far / cos(table[anchor], positive).exp()).log()
         return total / len(anchors)
@@ -124,3 +125,17 @@ class PlainDIMO:
                 config["counterfactual_weight"] * sum(self.counterfactual(h, y) for h, y in one_by_one) / n
             )
         return parts
+
+
+@functools.cache
+def graph_of(model, fold):
+    """The model's own graph as a matrix of all pairs: [V, V]."""
+    return model.graphs.seen_from(fold).matrix.csr().to_dense()
+
+
+def loss(model, item_seq, lengths, target, fold=None):
+    """Sum of the parts, with anchors and negatives that the model draws: []."""
+    drawn = model.companions[0 if fold is None else 1 + fold].draw(model.config["co_anchors"], 10)
+    histories = [row[:n] for row, n in zip(item_seq.tolist(), lengths.tolist())]
+    parts = PlainDIMO(model, graph_of(model, fold)).loss_parts(histories, target.tolist(), [part.tolist() for part in drawn])
+    return sum(parts.values())

@@ -118,3 +118,8 @@ def loss_parts(model, item_seq, item_seq_len, target, anchors=None):
         if pseudo is not None:
             total = total + contrast(model, weights[kind], pseudo, anchors or range(1, model.n_items))
     return {**parts, "contrast": model.config["con_weight"] * total} if torch.is_tensor(total) else parts
+
+
+def loss(model, item_seq, item_seq_len, target):
+    """Sum of the parts: []."""
+    return sum(loss_parts(model, item_seq, item_seq_len, target).values())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from plain_dimo import PlainDIMO
+import plain_dimo
 from recbole.data.interaction import Interaction
 from session_files import TRAIN, write_split
 from session_models import build
@@ -55,6 +55,10 @@ def known_sessions(train, fold):
     return [items[end - n : end] for i, (end, n) in enumerate(zip(ends, lengths)) if fold is None or folds[i] != fold]
 
 
+def plain_of(model, train, fold):
+    return plain_dimo.PlainDIMO(model, plain_dimo.counts(known_sessions(train, fold), model.n_items))
+
+
 def inputs(model, batch):
     return batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], batch[model.ITEM_ID]
 
@@ -71,7 +75,7 @@ def test_fast_equals_plain_in_values_and_gradients(settings, folder, monkeypatch
         companions = model.companions[0 if fold is None else 1 + fold]
         drawn, found = companions.draw(model.config["co_anchors"], 10), []
         monkeypatch.setattr(type(companions), "draw", lambda *_, drawn=drawn: drawn)
-        plain = PlainDIMO(model, known_sessions(train, fold))
+        plain = plain_of(model, train, fold)
         lists = [part.tolist() for part in drawn]
         for parts in (
             model.loss_parts(*inputs(model, batch), fold),
@@ -80,8 +84,10 @@ def test_fast_equals_plain_in_values_and_gradients(settings, folder, monkeypatch
             model.zero_grad()
             sum(parts.values()).backward()
             found.append((parts, {name: p.grad.clone() for name, p in model.named_parameters()}))
+        of_own_graph = plain_dimo.loss(model, *inputs(model, batch), fold)  # as in benchmarks/session_models.py
         monkeypatch.undo()
         (fast, fast_gradients), (slow, slow_gradients) = found
+        torch.testing.assert_close(of_own_graph, sum(fast.values()), atol=1e-5, rtol=1e-5)
         assert fast.keys() == slow.keys()
         for name in fast:
             torch.testing.assert_close(fast[name], slow[name], atol=1e-5, rtol=1e-5, msg=name)
@@ -95,7 +101,7 @@ def test_scores_equal_plain_ones_in_the_graph_of_all(settings, folder):
     model, (train, _, test) = dimo(folder, **settings)
     batch = next(iter(test))[0]
     with torch.no_grad():
-        plain = PlainDIMO(model.eval(), known_sessions(train, None))
+        plain = plain_of(model.eval(), train, None)
         wanted = torch.stack([plain.scores(items) for items in histories(model, batch)])
         torch.testing.assert_close(model.full_sort_predict(batch)[:, 1:], wanted, atol=1e-5, rtol=1e-5)
 
