@@ -15,7 +15,7 @@ from recbole_diffusion.reports.validation import best_validation
 from recbole_diffusion.settings.free import PLACES
 from recbole_diffusion.settings.properties import load_yaml, property_names
 
-KEYS = {"kept": list, "settings": dict, "twins": dict, "beyond": list, "pages": dict, "claims": dict}
+KEYS = {"kept": list, "settings": dict, "twins": dict, "beyond": list, "pages": dict, "claims": dict, "lacking": list}
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Plan:
         beyond (list[str]): labels of runs of no published row: floors, and models of other papers.
         pages (dict[str, str]): label of a published row -> page that explains it, relative to the atlas.
         claims (dict[str, dict[str, Claim]]): table -> row, ``*`` for all -> what is known of its figures.
+        lacking (dict[tuple[str, str], str]): (data set, row) -> what the data lack, without which the row cannot be run.
     """
 
     kept: list
@@ -37,6 +38,7 @@ class Plan:
     beyond: list
     pages: dict
     claims: dict
+    lacking: dict
 
     def labels(self, row):
         """Labels of the kept runs of a published row."""
@@ -60,6 +62,7 @@ class Entry:
         figures (Figures): of these runs.
         word (str): the verdict.
         claim (Claim | None): what is known of the published figures.
+        lacks (str): what the data at hand lack, without which the row cannot be run.
     """
 
     table: str
@@ -71,6 +74,7 @@ class Entry:
     runs: list
     figures: Figures
     claim: Claim = None
+    lacks: str = ""
     word: str = ""
 
 
@@ -109,7 +113,8 @@ def read_plan(path):
             raise UsageError(f"{path} has claims of an unknown table '{table}'{did_you_mean(table, property_names('paper'))}")
     settings = {row: labels if isinstance(labels, list) else [labels] for row, labels in (content.get("settings") or {}).items()}
     kept = [path.parent / name for name in content.get("kept") or []]
-    return Plan(kept, settings, content.get("twins") or {}, content.get("beyond") or [], content.get("pages") or {}, claims)
+    lacking = {pair: why for given in content.get("lacking") or [] for pair, why in read_lacking(given, path).items()}
+    return Plan(kept, settings, content.get("twins") or {}, content.get("beyond") or [], content.get("pages") or {}, claims, lacking)
 
 
 def check_form(value, kind, what):
@@ -124,6 +129,15 @@ def read_claim(content, path, row):
     if not isinstance(content, dict) or set(content) != {"kind", "why"} or content["kind"] not in KNOWN:
         raise UsageError(f"{path}: a claim on '{row}' is {{kind: {' | '.join(KNOWN)}, why: TEXT}}, got {content}")
     return Claim(content["kind"], content["why"])
+
+
+def read_lacking(content, path):
+    """What some data sets lack for some rows: (data set, row) -> why. Raises UsageError."""
+    if not isinstance(content, dict) or set(content) != {"datasets", "rows", "why"}:
+        raise UsageError(f"{path}: each of lacking is {{datasets: [A, B], rows: [C, D], why: TEXT}}, got {content}")
+    for key in ("datasets", "rows"):
+        check_form(content[key], list, f"{path}: {key} of lacking")
+    return {(dataset, row): content["why"] for dataset in content["datasets"] or [] for row in content["rows"] or []}
 
 
 # Kept runs
@@ -322,7 +336,7 @@ def entry_of(preset, dataset, row, plan, groups, spread):
     names = deciding(printed or preset.metrics)
     published = {name: printed.get(name) for name in names}
     entry = Entry(preset.name, preset.title, dataset, row, published, impossible_metrics(printed, preset.unit), runs,
-                  figures_of(runs, leaking), plan.claim(preset.name, row))  # fmt: skip
+                  figures_of(runs, leaking), plan.claim(preset.name, row), plan.lacking.get((dataset, row), ""))  # fmt: skip
     entry.word = verdict(published, entry.figures, set(entry.doubts) & set(names), entry.claim, spread)
     return entry
 

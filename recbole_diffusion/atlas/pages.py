@@ -208,9 +208,23 @@ def format_costs(evidence):
 
 def format_missing(evidence, sizes):
     """Rows without a run and how long they would take."""
-    rows = missing(evidence, sizes)
+    return "\n\n".join(filter(None, [format_gaps(missing(evidence, sizes)), format_lacking(evidence)]))
+
+
+def format_lacking(evidence):
+    """Rows that the data at hand cannot have, by what they lack; empty without such a row."""
+    found = {}
+    for entry in evidence.entries:
+        if entry.lacks and not entry.runs:
+            found.setdefault(entry.lacks, {}).setdefault(entry.dataset, {})[entry.row] = None  # once, in order
+    lines = ["; ".join(f"{dataset}: {', '.join(rows)}" for dataset, rows in places.items()) + f" ({why})" for why, places in found.items()]
+    return f"Rows that cannot be run on the data at hand:\n\n{bullets(lines)}" if lines else ""
+
+
+def format_gaps(rows):
+    """What :func:`missing` found."""
     if not rows:
-        return "Nothing: every row on data that are at hand has a run."
+        return "Nothing: every row that data at hand can have has a run."
     known = [seconds for *_, seconds in rows if seconds]
     lines = [f"{dataset}, {row}: {'about ' + format_duration(seconds) if seconds else 'no run on other data to judge by'}"
              for _, dataset, row, seconds in rows]  # fmt: skip

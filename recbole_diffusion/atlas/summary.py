@@ -144,7 +144,7 @@ def cost_of(runs):
 
 
 def missing(evidence, sizes):
-    """Published rows without a run, and how long one would take: the same row on another data set, by its interactions.
+    """Published rows without a run that could be run, and how long that would take: the same row on another data set, by its interactions.
 
     Args:
         evidence (Evidence): what was found.
@@ -159,7 +159,7 @@ def missing(evidence, sizes):
         if cost and entry.dataset in sizes:
             known.setdefault(entry.row, []).append(cost[0] / sizes[entry.dataset])
     for entry in evidence.entries:
-        if (entry.word == NOT_RUN or not entry.runs) and entry.dataset in sizes:  # one that cannot be true may have none
+        if (entry.word == NOT_RUN or not entry.runs) and entry.dataset in sizes and not entry.lacks:  # one that cannot be true may have none
             rate = statistics.fmean(known[entry.row]) if entry.row in known else None
             seconds = rate * sizes[entry.dataset] if rate else None
             found.setdefault((entry.dataset, entry.row), (entry.table, entry.dataset, entry.row, seconds))

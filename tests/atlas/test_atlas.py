@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from recbole_diffusion.atlas.evidence import best_setting, by_setting, gather, is_cut, read_plan, read_runs
+from recbole_diffusion.atlas.pages import format_lacking
 from recbole_diffusion.atlas.summary import below_counter, compare_twins, count_words, missing, worth_of_masking
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
@@ -151,6 +152,26 @@ def test_entries_summary_and_what_is_missing(keep):
     known = {(e.dataset, e.row) for e in evidence.entries if e.word == "cannot be true"}
     assert ("ml-1m", "BERT4Rec") in known  # such a figure is no run
     assert [row[1:3] for row in missing(evidence, {"ml-1m": 1}) if row[1:3] in known] == [("ml-1m", "BERT4Rec")]
+
+
+def test_rows_that_the_data_cannot_have_are_not_missing(keep):
+    plan = read_plan(keep(run_of("DuoRec"), lacking=[{"datasets": ["toys"], "rows": ["DuoRec", "STOSA"], "why": "no toys"}]))
+    evidence = gather(plan, ["simdiffrec.table2", "diffurecsys.table5"])
+    gaps = {row[1:3] for row in missing(evidence, {"beauty": 100, "toys": 50})}
+    assert not gaps & {("toys", "DuoRec"), ("toys", "STOSA")} and gaps > {("toys", "MCLRec"), ("beauty", "STOSA")}
+    assert entry(evidence, "DuoRec", "toys").word == "not run" and entry(evidence, "DuoRec").word == "above"
+    assert format_lacking(evidence).endswith("data at hand:\n\n- toys: DuoRec, STOSA (no toys)")
+    assert format_lacking(gather(read_plan(keep(run_of("DuoRec"))))) == ""
+
+
+@pytest.mark.parametrize("lacking, match", [
+    ({"datasets": ["a"]}, r"lacking must be a list"),
+    (["toys"], r"each of lacking is \{datasets: \[A, B\], rows: \[C, D\], why: TEXT\}, got toys"),
+    ([{"datasets": "toys", "rows": ["a"], "why": "b"}], r"datasets of lacking must be a list"),
+])  # fmt: skip
+def test_what_is_lacking_in_another_form_is_one_line(lacking, match, keep):
+    with pytest.raises(UsageError, match=match):
+        read_plan(keep(run_of("DuoRec"), lacking=lacking))
 
 
 def test_twins_are_tested_over_users_and_corrected(keep):

@@ -1,9 +1,9 @@
 """DIMO: fast equals plain in value and gradient, known values, no leak, and what may not move its scores."""
 
 import numpy as np
+import plain_dimo
 import pytest
 import torch
-import plain_dimo
 from recbole.data.interaction import Interaction
 from session_files import TRAIN, write_split
 from session_models import build
