@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from recbole_diffusion.atlas.charts import draw_costs, draw_table
-from recbole_diffusion.atlas.evidence import entries_by, gather, read_plan
+from recbole_diffusion.atlas.evidence import entries_by, gather
 from recbole_diffusion.atlas.pages import format_atlas, format_csv
+from recbole_diffusion.atlas.plan import read_plan
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.files import make_folder
 from recbole_diffusion.reports.drawing import import_matplotlib, save
