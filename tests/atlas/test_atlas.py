@@ -208,6 +208,14 @@ def test_twins_without_a_common_metric_are_not_compared(keep):
 # The command
 
 
+def test_figures_that_decide_nothing_are_named_too_where_they_cannot_be_true(keep, tmp_path):
+    """HR@10 and MRR@10 decide; the printed MRR@20 is beyond what they and HR@20 allow."""
+    plan = keep(run_of("SKNN", dataset="cellphones"))
+    assert main(["atlas", str(plan), "--tables=diffsbr.table2", f"--out={tmp_path / 'out'}"]) == 0
+    decided, others = (tmp_path / "out" / "atlas.md").read_text().split("Nor can these of their figures at other cut-offs")
+    assert "- cellphones, SKNN: MRR@20 must lie between 0.0894 and 0.0904" in others and "MRR@20" not in decided.split("## DiffSBR, Table 2")[1]
+
+
 def test_the_command_writes_page_figures_and_pictures(keep, tmp_path, capsys):
     plan = keep(run_of("DuoRec"), run_of("SimDiffRec", 2020, hit=0.0932, ndcg=0.0427), run_of("SimDiffRec", 2021, hit=0.0934, ndcg=0.0429),
                 run_of("VSAN", best_epoch=6), run_of("VSAN, twin"), twins={"VSAN": "VSAN, twin"}, pages={"DuoRec": "duorec.md"},
