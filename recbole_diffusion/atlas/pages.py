@@ -133,14 +133,19 @@ def format_table(entries, evidence, plan):
     if not any(entry.figures.leaking for entry in entries):
         del columns["seeing test labels"]
     known = dict.fromkeys(f"{e.row if e.row in plan.claims.get(e.table, {}) else 'all rows'}: {e.claim.why}" for e in entries if e.claim)
-    doubts, hidden = ({f"{e.dataset}, {e.row}: {reason}": None for e in entries for name, reason in e.doubts.items() if (name in names) == shown}
-                      for shown in (True, False))  # fmt: skip
+    doubts = doubts_of(entries, names)
     parts = [markdown_table(columns)]
     parts += ["What is known of the published figures:", bullets(known)] if known else []
     parts += ["‡ cannot be true, even allowing for rounding:", bullets(doubts)] if doubts else []
-    hidden = [line for line in hidden if line not in doubts]
+    hidden = [line for line in doubts_of(entries) if line not in doubts]
     parts += ["Nor can these of their figures at other cut-offs, which decide nothing here:", bullets(hidden)] if hidden else []
     return "\n\n".join(parts)
+
+
+def doubts_of(entries, names=None):
+    """Why printed figures cannot be true, of some metrics or of all: lines, once each."""
+    return list(dict.fromkeys(f"{entry.dataset}, {entry.row}: {reason}" for entry in entries for name, reason in entry.doubts.items()
+                              if names is None or name in names))  # fmt: skip
 
 
 def page_link(entry, plan):

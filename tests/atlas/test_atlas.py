@@ -284,3 +284,4 @@ def test_every_label_of_this_repositorys_file_has_runs_or_is_a_row_of_a_table():
     rows = {run["row"] for run in read_runs(plan.kept)}
     for label in (label for labels in plan.settings.values() for label in labels):
         assert label in rows | set(plan.settings), label
+    assert plan.lacking and plan.lacking.keys() <= {(entry.dataset, entry.row) for entry in gather(plan).entries}
