@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from recbole_diffusion.model.dimo import N_NEGATIVES
+
 
 def counts(sessions, n_items):
     """How often two items meet, counted pair by pair: [V, V]."""
@@ -135,7 +137,7 @@ def graph_of(model, fold):
 
 def loss(model, item_seq, lengths, target, fold=None):
     """Sum of the parts, with anchors and negatives that the model draws: []."""
-    drawn = model.companions[0 if fold is None else 1 + fold].draw(model.config["co_anchors"], 10)
+    drawn = model.companions[0 if fold is None else 1 + fold].draw(model.config["co_anchors"], N_NEGATIVES)
     histories = [row[:n] for row, n in zip(item_seq.tolist(), lengths.tolist())]
     parts = PlainDIMO(model, graph_of(model, fold)).loss_parts(histories, target.tolist(), [part.tolist() for part in drawn])
     return sum(parts.values())
