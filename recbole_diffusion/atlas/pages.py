@@ -80,7 +80,7 @@ def format_twins(evidence, plan):
     won = [pair for pair in sure if pair.mean > pair.other]
     text = (
         f"A model beside its twin, which is the same without its diffusion, noise or adversaries: ahead in {len(better)} of "
-        f"{len(pairs)} comparisons; of {len(sure)} that are more than chance (p < {ALPHA}, paired, Holm's correction over all), "
+        f"{len(pairs)} comparisons; of {len(sure)} that are more than chance given these trainings (p < {ALPHA}, paired, Holm's correction over all), "
         f"{len(won)} for the model and {len(sure) - len(won)} for its twin."
     )
     table = markdown_table({

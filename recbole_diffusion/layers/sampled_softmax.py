@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from recbole_diffusion.layers.cross_entropy import linear_cross_entropy
 from recbole_diffusion.layers.repetition import Additions
 
 
@@ -59,8 +60,65 @@ def sampled_softmax(
     Returns:
         torch.Tensor: [] mean loss.
     """
+    if negatives.dim() == 1 and (log_weights is None or log_weights.dim() == 1):
+        return _shared_softmax(hidden, weight, target, negatives, additions, log_weights, sparse)
     logits = sampled_logits(hidden, weight, target, negatives, additions, log_weights, sparse)
     return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def _shared_softmax(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    negatives: torch.Tensor,
+    additions: Additions | None,
+    log_weights: torch.Tensor | None,
+    sparse: bool,
+) -> torch.Tensor:
+    """:func:`sampled_softmax` with the same [K] negatives for all rows: a cross-entropy over a catalogue of K + 1 columns.
+
+    The last column is nothing but what is added to it, each row's own logit of its target; one more dimension holds the
+    weights of the negatives, and a target among the negatives is left out by minus infinity.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        hidden = hidden.to(weight.dtype)
+        everyone = torch.arange(len(target), device=target.device)
+        positive = (hidden * F.embedding(target, weight, sparse=sparse)).sum(1)
+        if additions is not None:
+            positive = positive + additions.at(target[:, None])[:, 0]
+        last = torch.full_like(target, len(negatives))
+        own, own_columns = _occurrences(target, negatives)
+        rows, columns = [everyone, own], [last, own_columns]
+        values = [positive, positive.new_full(own.shape, float("-inf"))]
+        if additions is not None:
+            met, met_columns = _occurrences(additions.columns, negatives)
+            rows, columns = [*rows, additions.rows[met]], [*columns, met_columns]
+            values.append(additions.values[met].to(positive.dtype))
+        in_order = torch.cat(rows).argsort(stable=True)
+        added = Additions(*(torch.cat(parts)[in_order] for parts in (rows, columns, values)))
+        table = F.pad(F.embedding(negatives, weight, sparse=sparse), (0, 0, 0, 1))
+        if log_weights is not None:
+            hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1)
+            table = torch.cat([table, F.pad(log_weights.to(table.dtype), (0, 1))[:, None]], 1)
+        return linear_cross_entropy(hidden, table, last, added)[0]
+
+
+def _occurrences(items: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where items stand among negatives.
+
+    Args:
+        items (torch.LongTensor): [M].
+        negatives (torch.LongTensor): [K].
+
+    Returns:
+        tuple: two LongTensors [C], every pair of a place in ``items`` and one in ``negatives`` that hold the same item.
+    """
+    ordered, place = negatives.sort()
+    first, end = (torch.searchsorted(ordered, items, right=right) for right in (False, True))
+    count = end - first
+    found = torch.arange(len(items), device=items.device).repeat_interleave(count)
+    within = torch.arange(len(found), device=items.device) - (count.cumsum(0) - count)[found]
+    return found, place[first[found] + within]
 
 
 def draw_negatives(
