@@ -93,6 +93,7 @@ def run(
         "test_result_masked": tests[True],
         "best_epoch": trainer.best_epoch,
         "epochs": len(trainer.train_loss_dict),
+        "tested_epoch": trainer.best_epoch if saved else len(trainer.train_loss_dict) - 1,
         "history": trainer.history,
         "seconds": clock.laps,
         **describe_process(config, trainer.model),

@@ -22,9 +22,9 @@ def create_dataset(config):
         raise UsageError(
             f"pandas {pandas.__version__} leaves missing values in RecBole's data without a word: pip install 'pandas<3'"
         )
-    stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
+    stock = stock_class(config)
     if config["augmented"] and stock is not SequentialDataset:
-        raise UsageError(f"augmented is for models that read histories alone, {config['model']} has data of its own: remove it")
+        raise UsageError(f"augmented is for models that read histories alone, {config.model} has data of its own: remove it")
     try:
         # Not RecBole's create_dataset, which unpickles what it finds in the folder of the checkpoints.
         dataset = dataset_class(stock)(config)
@@ -34,6 +34,11 @@ def create_dataset(config):
         raise error if isinstance(error, UsageError) else UsageError(str(error).splitlines()[0]) from error
     logging.getLogger().info(dataset)
     return dataset
+
+
+def stock_class(config):
+    """RecBole's class of data for a model. The name is no setting that is looked up: other models may have the same data."""
+    return getattr(recbole.data.dataset, config.model + "Dataset", SequentialDataset)
 
 
 def dataset_class(stock):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.data.build import stock_class
 from recbole_diffusion.data.pseudo_items import augmented_file
+from recbole_diffusion.settings.leaks import leaking_setting
 
 ABSENT = object()
 
@@ -36,7 +38,7 @@ class DataCache:
 
     Which settings matter is not listed anywhere: the configuration is watched while a data set is made, and a later
     run gets the same data only if every setting that was read has the same value, the files are the same and the
-    model belongs to the same side (plugin or RecBole). A hit is a shallow copy, so that loaders may mark and sort it.
+    models ask the same of data. A hit is a shallow copy, so that loaders may mark and sort it.
 
     Args:
         size (int): how many prepared data sets are kept; the one that was used longest ago goes first.
@@ -57,7 +59,7 @@ class DataCache:
         Returns:
             tuple: as of ``make``.
         """
-        place = (type(config), config.is_plugin_model, file_states(config))
+        place = (type(config), *asked_by_model(config), file_states(config))
         for entry in self._entries:
             if entry["place"] == place and all(same(config, key, value) for key, value in entry["read"].items()):
                 self._entries.remove(entry)
@@ -69,6 +71,13 @@ class DataCache:
         entry = {"place": place, "read": read, "data": (dataset, counts, parts)}
         self._entries = [*self._entries, entry][-self.size :]
         return hand_out(entry, config)
+
+
+def asked_by_model(config):
+    """What a model asks of data that no setting says by itself, as a tuple: their class, its side, whether examples have names,
+    and whether it sees what it is tested with."""
+    named, leaks = getattr(config.model_class, "reads_places", False), leaking_setting(config.final_config_dict)
+    return stock_class(config).__name__, config.is_plugin_model, bool(named), bool(leaks)
 
 
 def same(config, key, value):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy
 import pandas
 import recbole
-import recbole.data.dataset
 import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion import processes
-from recbole_diffusion.data.cache import ABSENT, WatchedConfig
+from recbole_diffusion.data.build import stock_class
+from recbole_diffusion.data.cache import ABSENT, WatchedConfig, asked_by_model
 from recbole_diffusion.data.dataset import SequenceDataset
 from recbole_diffusion.data.kept_files import (
     cache_folder,
@@ -90,9 +90,9 @@ def kept_or_made(config, make):
 
 def is_for(config):
     """Whether data with these settings are kept: those of the package's own class that stand in their files alone."""
-    stock = getattr(recbole.data.dataset, config["model"] + "Dataset", SequentialDataset)
     leaks = leaking_setting(config.final_config_dict)
-    return config["data_cache"] not in (None, "none") and stock is SequentialDataset and not config["augmented"] and not leaks
+    own = stock_class(config) is SequentialDataset
+    return config["data_cache"] not in (None, "none") and own and not config["augmented"] and not leaks
 
 
 def data_files(config):
@@ -111,8 +111,7 @@ def origin(config, files):
         "files": {path.name: hash_file(path) for path in files},
         "code": code_hash(),
         "libraries": [module.__version__ for module in (recbole, numpy, pandas, torch)],
-        "plugin": config.is_plugin_model,
-        "reads_places": bool(getattr(config.model_class, "reads_places", False)),
+        "model": list(asked_by_model(config)),
     }
 
 

@@ -17,8 +17,9 @@ from recbole_diffusion.settings.free import PLACES
 DIGITS = 10
 PACKAGE = Path(recbole_diffusion.__file__).parent
 CANNOT_CHANGE_A_NUMBER = (
-    "augment", "experiments", "reports", "serving", "prepare", "testing", "cli.py", "doctor.py", "recommend.py",
-)  # fmt: skip
+    *("api", "atlas", "augment", "commands", "experiments", "prepare", "reports", "serving", "testing"),
+    *("__main__.py", "cli.py", "doctor.py", "old_recommend.py"),
+)
 
 
 def fingerprint(config):

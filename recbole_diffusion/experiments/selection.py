@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_diffusion.data.atomic_files import find_atomic
 from recbole_diffusion.errors import UsageError, did_you_mean
 from recbole_diffusion.experiments.fingerprint import fingerprint
 from recbole_diffusion.experiments.work import first_line
@@ -120,11 +121,11 @@ def plan_cell(row, dataset, seed, settings, args):
 
 
 def check_files(config):
-    """Raise UsageError when the files of the data set are not there."""
+    """Raise UsageError when the files of the data set are not there, as text or as Parquet."""
     name, folder = config["dataset"], Path(config["data_path"])
     for part in config["benchmark_filename"] or [None]:
         file = ".".join(filter(None, [name, part, "inter"]))
-        if not (folder / file).is_file():
+        if not find_atomic(folder, file):
             raise UsageError(missing_file_message(name, folder.parent, file))
 
 

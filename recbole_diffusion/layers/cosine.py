@@ -43,7 +43,7 @@ class CosineHead(KeepsWhatWeightsGive):
 
         In evaluation they are kept until the weights may have changed, so that one head belongs to one table.
         """
-        if self.training or torch.is_grad_enabled():
+        if not self.keeps:
             return unit(table)
         if self._items is None:
             self._items = unit(table)

@@ -73,13 +73,13 @@ class PropagatedItems(KeepsWhatWeightsGive):
         Returns:
             tuple: vectors of IDs and of looks, [V, d] each, None without a modality.
         """
-        if fold is None and self._tables is not None:
+        if fold is None and self.keeps and self._tables is not None:
             return self._tables
         graph, looks = self.graphs.seen_from(fold), None
         ids = self.propagation(self.item_embedding.weight, graph)
         if self.looks_at_items:
             looks = self.feature_propagation(self.feature_embedding.weight, graph)
-        if fold is None and not self.training:
+        if fold is None and self.keeps:
             self._tables = ids, looks
         return ids, looks
 

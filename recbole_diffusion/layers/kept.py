@@ -26,6 +26,11 @@ class KeepsWhatWeightsGive(nn.Module):
         """Drop what was computed from the weights."""
         raise NotImplementedError
 
+    @property
+    def keeps(self) -> bool:
+        """Whether something may be kept now: weights stand still, and nothing is differentiated."""
+        return not self.training and not torch.is_grad_enabled()
+
     def train(self, mode: bool = True) -> KeepsWhatWeightsGive:
         """Also forgets."""
         self.forget()

@@ -122,7 +122,8 @@ class ACVAE(DiffusionSequentialRecommender):
         if self.contrast_critic:
             other = self._latents_of_others(z, item_seq, layout)
             own, foreign = self.contrast_critic(context, z, layout), self.contrast_critic(context, other, layout)
-            parts["contrast"] = self.config["contrast_weight"] * (F.softplus(-own) + F.softplus(foreign)).mean()
+            weight = self.config["contrast_weight"] if len(item_seq) > 1 else 0  # the last batch may be a user alone
+            parts["contrast"] = weight * (F.softplus(-own) + F.softplus(foreign)).mean()
         if self.prior_critic:
             context, z = context.detach(), z.detach()
             posterior, prior = self.prior_critic(context, z), self.prior_critic(context, torch.randn_like(z))

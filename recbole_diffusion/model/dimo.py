@@ -144,7 +144,7 @@ class DIMO(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         Args:
             fold (int, optional): of the training sessions that ask, whose own edges the graph then lacks.
         """
-        keeps = fold is None and not self.training and not torch.is_grad_enabled()
+        keeps = fold is None and self.keeps
         if keeps and self._items is not None:
             return self._items
         graph = self.graphs.seen_from(fold)

@@ -233,6 +233,8 @@ class PreferDiff(DreamRec):
         if self.config["official_batch_preference"]:
             near, far = rows_of_all(near).mean(), rows_of_all(far).mean()
         share = self.config["positive_share"]
+        if len(everyone) == 1:  # the last batch may be a row alone, which has no negative
+            far = near
         preference = -F.logsigmoid(self.config["preference_scale"] * (far - near)).mean()
         return restored, {"positive": share * near.mean(), "preference": (1 - share) * preference}
 

@@ -147,7 +147,9 @@ class MFGAN(TransformerRecommender):
         return {f"critic {name}": (f"towers.{n}.", rate) for n, name in enumerate(self.factors)}
 
     def loss_weights(self, interaction):
-        return {"recommendation": super().loss_weights(interaction)["recommendation"], None: len(interaction)}
+        of_tokens = self.config["objective"] == "reward_bce"
+        return {"recommendation": super().loss_weights(interaction)["recommendation"], None: len(interaction),
+                "generator": self.taught_tokens(interaction) if of_tokens else len(interaction)}  # fmt: skip
 
     def loss_inputs(self, interaction):
         later = (self.later[interaction[self.USER_ID]],) if self.leaks else ()
@@ -179,7 +181,7 @@ class MFGAN(TransformerRecommender):
         items = layout.pack(item_seq)
         nothing = item_seq.new_zeros((), dtype=torch.float)
         parts = dict.fromkeys(("recommendation", *(("generator",) if self.towers else ()), *self.critics()), nothing)
-        self.taught(layout)  # what is said of the last item holds behind pseudo items as well
+        self.taught(layout)  # what a policy gradient says of the last item holds behind pseudo items as well
         if rewarded or not judged:
             hidden = self.hidden(items, layout)
             at_last = self.config["ce_positions"] == "last"
@@ -200,7 +202,9 @@ class MFGAN(TransformerRecommender):
             next_item = items.roll(-1)
             next_item[layout.last] = target
             met = torch.cat([layout.row, layout.row]), torch.cat([items, next_item])
-            negative = unseen_items(layout.row, *met, self.n_items)
+            negative, taught = unseen_items(layout.row, *met, self.n_items), self.taught(layout)
+            if taught is not None:
+                hidden, reward, next_item, negative = (part[taught] for part in (hidden, reward, next_item, negative))
             positive, negative = ((hidden * table[which]).sum(1) for which in (next_item, negative))
             return reward_bce(positive, negative, reward)
         candidates = self._candidates(states, target)

@@ -153,7 +153,7 @@ class MGS(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         else:
             everything = torch.arange(self.n_items, device=items.device)
             found = self.mirrors.drawn(table, everything, torch.Generator().manual_seed(KEY))[1]
-        if not self.training and not torch.is_grad_enabled():
+        if self.keeps:
             self._mirrors_of_all = found
         return found[items]
 

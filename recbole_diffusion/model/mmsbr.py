@@ -169,15 +169,14 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     def item_vectors(self):
         """Of all items: [V, d], or [V, d + 2 d + 1] with prices that count against, [V, d + 2 d + 2] with ``plus``."""
-        keeps = not self.training and not torch.is_grad_enabled()
-        if keeps and self._kept is not None:
+        if self.keeps and self._kept is not None:
             return self._kept
         looks = (self.features[kind].weight for kind in self.modalities)
         items = self.items(self.item_embedding.weight, *looks).to(self.item_embedding.weight.dtype)  # half precision ends
         if self.price_factor != "none":
             side = {"minus": as_key, "plus": as_column}[self.price_factor]
             items = torch.cat([items, side(self.prices.items(self.price_level, self.category))], 1)
-        if keeps:
+        if self.keeps:
             self._kept = items
         return items
 

@@ -130,7 +130,7 @@ class SimDiffRec(TransformerRecommender):
         t = self._random_steps(layout)
         restored = self._denoise(self.process.add_noise(clean, noise, t), t, layout)
         loss, confidence = self._restoration_loss(restored, clean, items, first_item=1)
-        if self.config["confidence_t"] == "T" or self.config["reverse_steps"] > 1:
+        if self.alpha and (self.config["confidence_t"] == "T" or self.config["reverse_steps"] > 1):  # the contrast reads them
             restored, confidence = self._reverse(clean, noise, t, items, layout)
         return loss, confidence, restored.detach()
 

@@ -1,5 +1,6 @@
 """Paired tests of one row against the others, over users and over seeds, corrected for their number."""
 
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,7 +145,7 @@ def read_ranks(result, protocol):
     try:
         with np.load(result["ranks_file"]) as file:
             return np.stack([file["user"], file["item"]]), file[protocol]
-    except (KeyError, OSError):
+    except (KeyError, OSError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or damaged
         return None
 
 

@@ -200,7 +200,8 @@ def measured_histories(recommender: Any, source: str | None) -> list[list[str]]:
         from recbole_diffusion.serving.histories import read_histories
 
         known = set(recommender.tokens[1:])  # others get what is popular, with an index and without
-        with_known = (items for _, _, items in read_histories(source) if not known.isdisjoint(items))
+        histories = read_histories(source, commas=not any("," in token for token in known))
+        with_known = (items for _, _, items in histories if not known.isdisjoint(items))
         found = list(islice(with_known, MEASURED))
         if not found:
             raise UsageError(f"'{source}' holds no history to measure recall by, with an item that the model knows")

@@ -42,7 +42,7 @@ UNSUPPORTED = {
     "S3Rec": "it trains in two stages with checkpoints of its own: train it with RecBole itself",
 }
 
-# RecBole models whose scores do not depend on how far a batch is padded (tests/test_trim_padding.py).
+# RecBole models whose scores do not depend on how far a batch is padded (tests/data/test_trim_padding.py).
 TRIMMABLE = ("SASRec", "GRU4Rec", "NARM", "SRGNN", "GCSAN", "CORE")
 
 

@@ -46,7 +46,7 @@ def load_checkpoint(path, trust=False):
         trust (bool): execute what the file says while it is read, which a pickle from elsewhere needs.
 
     Returns:
-        dict: see :meth:`recbole_diffusion.training.trainer.SafeCheckpointMixin.checkpoint`; of RecBole's own checkpoints, the
+        dict: see :meth:`recbole_diffusion.training.resumable.SafeCheckpointMixin.checkpoint`; of RecBole's own checkpoints, the
         part that holds the model.
 
     Raises:

@@ -75,9 +75,11 @@ def ranks_of_hits(hits):
         hits (torch.IntTensor): [B, K] 1 where the target stands in the list of K items.
 
     Returns:
-        torch.ShortTensor: [B] from 1, or 0 where the target is not in the list. On the CPU.
+        torch.ShortTensor: [B] from 1, or 0 where the target is not in the list; an IntTensor where lists are longer than it can
+        count. On the CPU.
     """
-    return torch.where(hits.any(1), hits.argmax(1) + 1, 0).to(torch.int16).cpu()
+    kind = torch.int16 if hits.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
+    return torch.where(hits.any(1), hits.argmax(1) + 1, 0).to(kind).cpu()
 
 
 def mean_ranks(scores, targets):

@@ -16,7 +16,7 @@ def evaluate_both_protocols(config, trainer, test_data, load_best_model):
     Metrics are empty where the history cannot be masked: sampled ranking, and RecBole's special data sets.
 
     Returns:
-        tuple: {mask_history: metrics} and {mask_history: ranks}. Ranks are a [n] int16 array: the place of each test
+        tuple: {mask_history: metrics} and {mask_history: ranks}. Ranks are a [n] int16 array (int32 for lists longer than that counts): the place of each test
         target among the best max(topk) items from 1, or 0 outside; None for a protocol that there is not.
     """
     results, ranks = {False: {}, True: {}}, {False: None, True: None}

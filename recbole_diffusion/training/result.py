@@ -126,10 +126,11 @@ def format_result(result: dict[str, Any]) -> str:
     Returns:
         str
     """
-    chosen = "masked" if result["mask_history"] else "not masked"
+    chosen, tested = "masked" if result["mask_history"] else "not masked", result.get("tested_epoch", result["best_epoch"])
+    last = "" if tested == result["best_epoch"] else f"; tested is {tested}, the last, since no weights were saved"
     lines = [
         f"Test of {subject(result)}, best epoch {result['best_epoch']} (counted from 0) of "
-        f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen})",
+        f"{result['epochs']}, seed {result['seed']} (model chosen with the history {chosen}{last})",
         *table_lines(result["test_result_unmasked"], result["test_result_masked"]),
         *lines_of_data(result),
         *lines_of_files(result),

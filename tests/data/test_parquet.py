@@ -10,6 +10,7 @@ from pyarrow import parquet
 from recbole_diffusion.cli import main
 from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.errors import UsageError
+from recbole_diffusion.experiments.selection import check_files
 from recbole_diffusion.testing import make_config
 
 COLUMNS = {"inter": ["user_id", "item_id", "timestamp", "tags", "sizes"]}
@@ -69,6 +70,14 @@ def test_whole_numbers_are_tokens_and_missing_is_missing(tmp_path):
     rows = [(u, name or "", t, tags, sizes) for (u, _, t, tags, sizes), name in zip(ROWS, names)]
     some = everything(write(tmp_path / "c", table(**{"item_id:token": names})))
     assert some == everything(write(tmp_path / "d", text(rows), "cycle.inter")) and len(some[0]["item_id"][0]) == 11
+
+
+def test_a_comparison_finds_them(tmp_path):
+    config = make_config("SASRec", write(tmp_path, table()))
+    check_files(config)
+    (tmp_path / "cycle" / "cycle.inter.parquet").rename(tmp_path / "cycle" / "other.parquet")
+    with pytest.raises(UsageError, match="cycle.inter"):
+        check_files(config)
 
 
 def test_parts_and_item_files(tmp_path):

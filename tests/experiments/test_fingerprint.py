@@ -7,7 +7,7 @@ import pytest
 
 from recbole_diffusion.data.cache import DataCache
 from recbole_diffusion.experiments import fingerprint as fingerprints
-from recbole_diffusion.quick_start import run
+from recbole_diffusion.quick_start import prepare_data, run
 from recbole_diffusion.settings.config import DiffusionConfig
 from recbole_diffusion.testing import cycle_sequences, write_sequences
 
@@ -43,8 +43,11 @@ def test_a_fingerprint_changes_with_settings_data_and_code_only(data, tmp_path, 
 def test_code_that_cannot_change_a_number_does_not_count():
     names = {path.relative_to(fingerprints.PACKAGE).as_posix() for path in fingerprints.package_sources()}
     assert {"training/trainer.py", "quick_start.py", "model/simdiffrec.py", "data/loaders.py"} <= names
-    rooms = ("experiments/", "reports/", "serving/", "prepare/", "testing/")
-    assert not any(name.startswith(rooms) or name == "cli.py" for name in names)
+    shown_only = {"api", "atlas", "augment", "commands", "experiments", "prepare", "reports", "serving", "testing"}
+    rooms = {path.name for path in fingerprints.PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert {name.split("/")[0] for name in names if "/" in name} == rooms - shown_only
+    assert not {"cli.py", "doctor.py", "__main__.py"} & names
+    assert all((fingerprints.PACKAGE / name).exists() for name in fingerprints.CANNOT_CHANGE_A_NUMBER)
 
 
 def test_the_file_of_an_external_model_counts(data, tmp_path, monkeypatch):
@@ -104,6 +107,28 @@ def test_prepared_data_give_the_same_results(data, tmp_path, model):
     cached = [run(model, "cycle", config_dict=settings, data_cache=cache) for _ in range(2)]
     assert same_results(plain, cached[0]) and same_results(plain, cached[1])
     assert cache.hits > hits
+
+
+def data_of(cache, data, model, **settings):
+    settings = {"data_path": str(data), "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 16, **settings}
+    return cache.get(DiffusionConfig(model, "cycle", config_dict=settings), prepare_data)
+
+
+def test_models_that_ask_the_same_of_data_share_them(data):
+    cache = DataCache()
+    for model in ("SimDiffRec", "CaDiRec", "DreamRec"):
+        data_of(cache, data, model, train_view="prefix", train_batch_size=16)
+    assert cache.hits == 2
+    data_of(cache, data, "DuoRec", train_view="prefix", train_batch_size=16)  # wants to know which example a row is
+    assert cache.hits == 2
+
+
+def test_a_model_that_sees_test_labels_never_gets_data_of_one_that_does_not(data):
+    cache = DataCache()
+    for source, leaks in (("train", False), ("all", True), ("train", False)):
+        parts = data_of(cache, data, "DiffSBR", fusion="none", graph_folds=0, graph_source=source)[2]
+        assert hasattr(parts[0], "evaluation_parts") == leaks
+    assert cache.hits == 1
 
 
 def prepared(cache, data, **settings):

@@ -220,3 +220,10 @@ def test_bad_settings_are_one_line(tmp_path, capsys, words, message):
     assert main(["--model=ACVAE", "--dataset=cycle", f"--data_path={folder}", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_user_alone_in_a_batch_is_contrasted_with_nobody():
+    model, (items, lengths, target) = build(), batch(rows=1)
+    contrast = model.loss_parts(items, lengths, target)["contrast"]
+    contrast.backward()
+    assert contrast == 0 and all(p.grad is None or not p.grad.any() for p in model.parameters())

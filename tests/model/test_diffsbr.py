@@ -48,6 +48,16 @@ def test_retrieved_neighbours_are_the_best_scored(tmp_path):
     torch.testing.assert_close(similarity, best.values, atol=1e-5, rtol=1e-5)
 
 
+def test_tables_of_items_are_kept_only_where_nothing_is_differentiated(tmp_path):
+    model, loaders = build(write_split(tmp_path, TRAIN, [[1, 4, 6]], [[2, 5, 1]]), k_neighbors=2)
+    model.eval()
+    for _ in range(2):  # a kept graph could be gone through only once
+        model.item_vectors().sum().backward()
+    with torch.no_grad():
+        assert model.item_vectors() is model.item_vectors()
+    assert model.item_vectors().requires_grad
+
+
 def train_steps(model, batch, n_steps):
     """Banks that were searched in each step of a training with a high learning rate."""
     optimizer, banks = torch.optim.SGD(model.parameters(), lr=0.5), []

@@ -240,6 +240,9 @@ def test_a_batch_of_one_row_has_no_negative_and_a_loss():
     network = build("PreferDiff", ce_positions="last", train_view="prefix")
     parts = network.loss_parts(ITEMS[:1], LENGTHS[:1], TARGET[:1])
     assert all(math.isfinite(float(loss.detach())) for loss in parts.values())
+    network.zero_grad()
+    parts["preference"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in network.parameters())
 
 
 @pytest.mark.parametrize("model", MODELS)

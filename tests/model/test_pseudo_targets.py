@@ -12,7 +12,7 @@ from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.packed import PackedLayout
 from recbole_diffusion.layers.repetition import Additions
-from recbole_diffusion.model import transformer_recommender
+from recbole_diffusion.model import mfgan, transformer_recommender
 from recbole_diffusion.model.base import DiffusionSequentialRecommender
 from recbole_diffusion.settings.registry import get_model
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
@@ -74,6 +74,17 @@ def test_the_loss_is_the_mean_over_real_targets(folder, view, loss_type, monkeyp
     assert terms == network.taught_tokens(batch) == network.loss_weights(batch)["recommendation"]
     assert terms < int(batch["item_length"].sum())
     assert found.item() == pytest.approx(expected.item() / terms, rel=1e-4)
+
+
+def test_a_reward_at_every_token_leaves_them_out(folder, monkeypatch):
+    network, batch = network_and_batch("MFGAN", folder, objective="reward_bce", factors="popularity", pretrain_epochs=0)
+    network.begin_epoch(1)
+    seen, plain = [], mfgan.reward_bce
+    monkeypatch.setattr(mfgan, "reward_bce", lambda *parts: seen.append(parts) or plain(*parts))
+    network.calculate_loss(batch)
+    weights = network.loss_weights(batch)
+    assert {len(part) for part in seen[0]} == {network.taught_tokens(batch)} == {weights["generator"]}
+    assert weights["generator"] < int(batch["item_length"].sum())
 
 
 def test_without_pseudo_items_nothing_is_left_out(folder):

@@ -283,6 +283,15 @@ def test_gaussian_noise_is_standard_normal():
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
 
 
+@pytest.mark.parametrize("alpha, passes", [(0.1, 1), (0, 0)])
+def test_what_only_the_contrast_reads_is_restored_only_for_it(alpha, passes):
+    model, done = build(**{**SMALL, "alpha": alpha}, confidence_t="T"), []
+    reverse = model._reverse
+    model._reverse = lambda *given: done.append(1) or reverse(*given)
+    model.loss_parts(*batch())
+    assert len(done) == passes
+
+
 def test_shared_denoiser_is_the_recommenders_transformer():
     shared, own = build(**SMALL, share_denoiser=True), build(**SMALL, denoiser_layers=1)
     assert shared.denoiser.transformer is shared.recommender.transformer

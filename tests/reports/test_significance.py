@@ -15,6 +15,7 @@ from recbole_diffusion.reports.significance import (
     correct,
     load_ranks,
     paired_test,
+    read_ranks,
     user_values,
 )
 from recbole_diffusion.reports.study import Study, improvements
@@ -92,6 +93,12 @@ def test_rows_are_compared_over_seeds():
     rows = {"a": row("a", [0.2, 0.3, 0.4]), "b": row("b", [0.3, 0.5, 0.7]), "c": row("c", [0.1, 0.2])}
     found = {c.other: c.seeds for c in compare_rows(rows, "b", "unmasked", ["hit@5"])}
     assert found["a"].p == pytest.approx(1 - 12**0.5 / 14**0.5) and found["a"].n == 3 and found["c"] is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"something else"])
+def test_a_damaged_file_of_ranks_is_none(content, tmp_path):
+    (tmp_path / "r.npz").write_bytes(content)
+    assert read_ranks({"ranks_file": str(tmp_path / "r.npz")}, "unmasked") is None
 
 
 def test_stored_ranks_give_the_metrics(tmp_path):

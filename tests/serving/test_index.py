@@ -1,5 +1,7 @@
 """The approximate index: exact with all lists, its scores exact with any, its file refused where it does not belong."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.layers.repetition import Additions
-from recbole_diffusion.serving.index import ItemIndex, Seen, usual_path, weights_of
+from recbole_diffusion.serving.index import ItemIndex, Seen, measured_histories, usual_path, weights_of
 from recbole_diffusion.serving.recommender import Recommender
 
 HISTORIES = [["i1", "i2"], ["i9"], ["i5", "i6", "i7", "i6"], [], ["i3", "nobody", "i4"]]
@@ -63,6 +65,14 @@ def test_what_histories_hold_and_what_is_added_to_it():
     assert seen.holds(torch.tensor([[1, 2, 3], [0, 7, 8], [9, 10, 1]])).tolist() == [[True, False, True], [False, True, False], [True, False, False]]
     met = Additions(torch.tensor([0, 1, 2, 2]), torch.tensor([3, 7, 9, 2]), torch.tensor([0.5, 1.0, 2.0, 3.0]))
     assert seen.additions(met, 12).tolist() == [[0, 0.5, 0], [1, 0, 0], [3, 0, 2]]
+
+
+def test_items_with_commas_are_whole_in_the_histories_that_recall_is_measured_on(tmp_path):
+    (tmp_path / "in.csv").write_text('user,items\nu1,"red,small blue"\nu2,other\n')
+    recommender = SimpleNamespace(tokens=["[PAD]", "red,small", "blue"])
+    assert measured_histories(recommender, str(tmp_path / "in.csv")) == [["red,small", "blue"]]
+    recommender.tokens = ["[PAD]", "red", "small", "blue"]
+    assert measured_histories(recommender, str(tmp_path / "in.csv")) == [["red", "small", "blue"]]
 
 
 def test_the_command_makes_measures_and_recommend_uses_it(model, tmp_path, capsys):

@@ -116,7 +116,12 @@ def test_the_result_stands_beside_the_checkpoint_and_is_all_that_was_returned(fo
     result = run("SimDiffRec", "cycle", config_dict=given(folder, tmp_path))
     path = Path(result["checkpoint"].replace("-best.pth", "-result.json"))
     assert result["result_file"] == str(path) and json.loads(path.read_text()) == result
-    assert run("SimDiffRec", "cycle", config_dict=given(folder, tmp_path), saved=False)["result_file"] is None
+    unsaved = run("SimDiffRec", "cycle", config_dict=given(folder, tmp_path), saved=False)
+    assert unsaved["result_file"] is None and unsaved["tested_epoch"] == unsaved["epochs"] - 1
+    assert ("since no weights were saved" in str(unsaved)) == (unsaved["best_epoch"] < unsaved["tested_epoch"])
+    assert result["tested_epoch"] == result["best_epoch"] and "since no weights" not in str(result)
+    earlier = format_result({**unsaved, "best_epoch": -7})
+    assert f"; tested is {unsaved['tested_epoch']}, the last, since no weights were saved)" in earlier
 
 
 def test_best_leaves_out_the_optimizer_and_cannot_be_resumed(folder, tmp_path, capsys):

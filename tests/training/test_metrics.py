@@ -13,7 +13,7 @@ from recbole_diffusion.cli import main
 from recbole_diffusion.data import loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.testing import cycle_sequences, make_config, write_sequences
-from recbole_diffusion.training.collector import OneTargetCollector, mean_ranks
+from recbole_diffusion.training.collector import OneTargetCollector, mean_ranks, ranks_of_hits
 from recbole_diffusion.training.evaluation import plain_metrics
 from recbole_diffusion.training.result import format_result
 
@@ -22,6 +22,13 @@ SMALL.update(use_gpu=False, metric_decimal_place=7)
 NETWORK = {"hidden_size": 8, "inner_size": 16}
 OTHERS = ["AveragePopularity", "TailPercentage", "ItemCoverage", "GiniIndex", "ShannonEntropy", "GAUC", "Precision", "MAP"]
 USUAL = ["Hit", "NDCG", "MRR", "Recall"]
+
+
+@pytest.mark.parametrize("length", [5, 40_000])
+def test_no_rank_is_too_large_for_its_type(length):
+    hits = torch.zeros(2, length, dtype=torch.int)
+    hits[1, -1] = 1
+    assert ranks_of_hits(hits).tolist() == [0, length]
 
 
 @pytest.fixture
