@@ -65,6 +65,12 @@ class PackedLayout:
         self.last[order] = self.ends
         self.blocks = list(self._make_blocks(known, sorted_lengths))
 
+    def next_items(self, items: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What follows each token: LongTensors of items [N], and [B] of what follows the last ones -> [N]."""
+        following = items.roll(-1)
+        following[self.last] = target
+        return following
+
     @classmethod
     def with_padding(cls, rows: int, width: int, device: torch.device) -> PackedLayout:
         """Layout in which padding counts as tokens: ``rows`` sequences of full ``width``, in one block."""

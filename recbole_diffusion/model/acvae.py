@@ -132,8 +132,7 @@ class ACVAE(DiffusionSequentialRecommender):
 
     def _surprise(self, z, items, layout, target):
         """Cross-entropy of the next items over all items: []."""
-        next_item = items.roll(-1)
-        next_item[layout.last] = target
+        next_item = layout.next_items(items, target)
         met = self.repetition and self.repetition.at_every_token(items, layout).from_column(1)
         taught = self.taught(layout)
         if taught is not None:

@@ -105,8 +105,7 @@ class ADRec(DiffusionSequentialRecommender):
     def loss_parts(self, item_seq, item_seq_len, target):
         layout = PackedLayout(item_seq_len)
         items, taught = layout.pack(item_seq), self.taught(layout)
-        next_item = items.roll(-1)
-        next_item[layout.last] = target
+        next_item = layout.next_items(items, target)
         clean, met = self.item_embedding(next_item), None
         restored = self._restore(self._states(self.item_embedding(items), layout), clean, layout)
         if self.repetition:

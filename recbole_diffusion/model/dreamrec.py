@@ -112,8 +112,7 @@ class DreamRec(KeepsWhatWeightsGive, TransformerRecommender):
             met = self.repetition and self.repetition.at_end(items, layout).from_column(1)
             return self.ends((item_seq, item_seq_len))[0], target, met
         met = self.repetition and self.repetition.at_every_token(items, layout).from_column(1)
-        next_item = items.roll(-1)
-        next_item[layout.last] = target
+        next_item = layout.next_items(items, target)
         hidden, taught = self.hidden(items, layout), self.taught(layout)
         if taught is not None:
             hidden, next_item = hidden[taught], next_item[taught]

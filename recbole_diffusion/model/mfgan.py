@@ -199,8 +199,7 @@ class MFGAN(TransformerRecommender):
         if self.config["objective"] == "reward_bce":
             best = top_items(states.detach(), table.detach(), 1)
             reward = self._realness(items, layout, best).mean(0)[layout.row, 0]
-            next_item = items.roll(-1)
-            next_item[layout.last] = target
+            next_item = layout.next_items(items, target)
             met = torch.cat([layout.row, layout.row]), torch.cat([items, next_item])
             negative, taught = unseen_items(layout.row, *met, self.n_items), self.taught(layout)
             if taught is not None:

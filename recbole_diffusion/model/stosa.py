@@ -94,8 +94,7 @@ class STOSA(DiffusionSequentialRecommender):
         layout = PackedLayout(item_seq_len)
         items = layout.pack(item_seq)
         users = self.states(items, layout.length, layout.position, layout)
-        next_item = items.roll(-1)
-        next_item[layout.last] = target
+        next_item = layout.next_items(items, target)
         met = self.repetition and self.repetition.at_every_token(items, layout)
         owners, seen_by, seen = layout.row, torch.cat([layout.row, layout.row]), torch.cat([items, next_item])
         taught = self.taught(layout)

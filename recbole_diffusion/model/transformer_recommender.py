@@ -16,12 +16,9 @@ from recbole_diffusion.processes import rows_of_all
 
 
 def require_company(config):
-    """Raise UsageError where a loss that compares the rows of a batch would have nothing fair to compare."""
-    name = config["model"]
-    if config["trim_padding"]:
-        raise UsageError(f"trim_padding batches by length: the negatives of {name} would all be as long: leave it off")
+    """Raise UsageError where a loss that compares the rows of a batch would have nothing to compare."""
     if config["train_batch_size"] == 1:
-        raise UsageError(f"train_batch_size 1 leaves {name} no other row to contrast a row with: set 2 or more")
+        raise UsageError(f"train_batch_size 1 leaves {config['model']} no other row to contrast a row with: set 2 or more")
 
 
 class TransformerRecommender(DiffusionSequentialRecommender):
@@ -156,8 +153,7 @@ class TransformerRecommender(DiffusionSequentialRecommender):
         Returns:
             torch.Tensor: [] mean.
         """
-        rows, next_item, met = layout.row, items.roll(-1), None
-        next_item[layout.last] = target
+        rows, next_item, met = layout.row, layout.next_items(items, target), None
         at_last = self.config["ce_positions"] == "last"
         if at_last:
             rows, next_item = rows[layout.last], target

@@ -126,8 +126,7 @@ class VSAN(TransformerRecommender):
         Returns:
             torch.Tensor: [].
         """
-        following = items.roll(-1)
-        following[layout.last] = target
+        following = layout.next_items(items, target)
         ahead = torch.arange(self.config["next_k"], device=items.device)
         place = torch.arange(len(items), device=items.device)[:, None] + ahead
         there = layout.position[:, None] + ahead < layout.length[:, None]

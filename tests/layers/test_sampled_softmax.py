@@ -94,3 +94,24 @@ def test_it_is_not_computed_in_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         found = sampled_softmax(hidden, weight, target, negatives)
     assert torch.equal(found, sampled_softmax(hidden, weight, target, negatives))
+
+
+def test_with_shared_negatives_it_is_that_with_ones_for_every_row():
+    hidden, weight, target = inputs()
+    torch.manual_seed(1)
+    shared = draw_negatives(target, V, 30, 0.5)
+    weights = log_weights("importance", target, shared, V, 0.5)
+    each = shared.expand(len(target), -1), weights.expand(len(target), -1)
+    fast, plain = sampled_softmax(hidden, weight, target, shared, None, weights), sampled_softmax(hidden, weight, target, each[0], None, each[1])
+    torch.testing.assert_close(fast, plain)
+    for one, two in zip(torch.autograd.grad(fast, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight))):
+        torch.testing.assert_close(one, two)
+
+
+def test_no_target_may_be_among_the_negatives_and_every_one():
+    hidden, weight, target = inputs()
+    apart = sampled_softmax(hidden, weight, target, torch.tensor([5, 6, 7]))
+    logits = hidden @ weight.t()
+    slow = torch.cat([logits.gather(1, target[:, None]), logits[:, [5, 6, 7]]], 1).log_softmax(1)[:, 0]
+    torch.testing.assert_close(apart, -slow.mean())
+    assert sampled_softmax(hidden, weight, torch.full_like(target, 5), torch.tensor([5, 5])).abs() < 1e-12
