@@ -17,6 +17,7 @@ from recbole_diffusion.data.build import create_dataset
 from recbole_diffusion.data.loaders import build_loaders
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.serving.recommender import Recommender
+from recbole_diffusion.settings.abilities import REFUSE_TRIMMING
 from recbole_diffusion.testing import make_config, small_settings, write_features, write_sequences
 from recbole_diffusion.testing.settings import choices_of, documented
 from recbole_diffusion.training.networks import build_model
@@ -34,7 +35,6 @@ SIZES = {  # values of settings that are numbers; other sizes are those of a sma
     "num_codes": [1, 2], "code_noise": [0.0, 1.0], "code_anneal_steps": [0, 3], "code_restart_steps": [0, 1],
     "graph_folds": [0, 2], "svq_balance": [0.0, 0.01], "lambda_contrast": [0.0, 0.6],
 }  # fmt: skip
-CONTRASTED = ("CaDiRec", "DiQDiff", "CL4SRec", "DuoRec", "MCLRec", "ECLSR")  # models that compare the rows of a batch
 
 
 def sequences():
@@ -47,7 +47,7 @@ def sequences():
 def choices(draw, model):
     """A value for every setting of a model that has words, switches or a list of small sizes."""
     chosen = {"MAX_ITEM_LIST_LENGTH": draw(st.sampled_from([1, 2, 7, 20])), "seed": draw(st.integers(0, 5))}
-    least = 2 if model in CONTRASTED else 1  # a contrast needs another row
+    least = 2 if model in REFUSE_TRIMMING else 1  # a contrast needs another row
     chosen["train_batch_size"] = draw(st.sampled_from([least, 3, 64]))
     chosen["eval_batch_size"] = draw(st.sampled_from([1, 3, 64]))
     for key, setting in documented(model)[1].items():

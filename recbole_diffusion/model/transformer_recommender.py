@@ -16,9 +16,12 @@ from recbole_diffusion.processes import rows_of_all
 
 
 def require_company(config):
-    """Raise UsageError where a loss that compares the rows of a batch would have nothing to compare."""
+    """Raise UsageError where a loss that compares the rows of a batch would have nothing fair to compare."""
+    name = config["model"]
+    if config["trim_padding"]:
+        raise UsageError(f"trim_padding batches by length, which contrasts of {name} must not, and it has no padding to save: leave it off")
     if config["train_batch_size"] == 1:
-        raise UsageError(f"train_batch_size 1 leaves {config['model']} no other row to contrast a row with: set 2 or more")
+        raise UsageError(f"train_batch_size 1 leaves {name} no other row to contrast a row with: set 2 or more")
 
 
 class TransformerRecommender(DiffusionSequentialRecommender):

@@ -31,6 +31,8 @@ EXPORTABLE = (
     "SASRec",
     "GRU4Rec",
 )
+# Models that compare the rows of a batch, which may not be of one length.
+REFUSE_TRIMMING = ("CaDiRec", "DiQDiff", "CL4SRec", "DuoRec", "MCLRec", "ECLSR")
 # Models with a vector for every user, which new ones lack.
 LEARN_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
 # What models read of a data set beside its interactions.
@@ -59,7 +61,7 @@ class Abilities:
         recommend (str): ``yes``, ``no``, or ``?`` for a model from elsewhere; for new users, from a checkpoint alone.
         export (str): as ONNX.
         features (str): what it reads beside interactions; in brackets what it can do without.
-        trim_padding (str): whether the setting is exact for it; "not needed" where no padding is computed in any case.
+        trim_padding (str): whether the setting is exact for it.
         presets (str): names.
         tune (str): whether there is a search space for it.
         refused (str): why it cannot run here; empty where it can.
@@ -99,7 +101,7 @@ def _of_known(name, origin):
         recommend="yes" if recommends else "no",
         export="onnx" if name in EXPORTABLE else "no",
         features=NEEDS.get(name) or (f"({TAKES[name]})" if name in TAKES else "no"),
-        trim_padding="yes" if name in registry.TRIMMABLE else "not needed" if origin == "here" else "no",
+        trim_padding="yes" if name in registry.TRIMMABLE or origin == "here" and name not in REFUSE_TRIMMING else "no",
         presets=", ".join(preset_files(name)),
         tune="yes" if name in property_names("hyper") else "no",
     )

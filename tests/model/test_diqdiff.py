@@ -227,6 +227,7 @@ def test_it_says_how_many_codes_are_in_use_and_warns_of_one():
         ({"official_codes": True, "svq": "none"}, "official_codes needs svq: ema"),
         ({"official_codes": True, "train_batch_size": 3}, "num_codes 4 of a batch: train_batch_size 3 is too small"),
         ({"train_batch_size": 1}, "leaves DiQDiff no other row to contrast"),
+        ({"trim_padding": True}, "trim_padding batches by length"),
         ({"train_view": "sequence"}, "leave train_view at prefix"),
         ({"hidden_size": 7, "n_heads": 1}, "hidden_size 7 must be even"),
     ],

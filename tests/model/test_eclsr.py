@@ -296,6 +296,7 @@ def test_the_discriminator_finds_more_than_the_share_of_originals(condition, tmp
         ({"k_last": 0}, "k_last must lie in"),
         ({"strategy": "all"}, "strategy must be one of sample, prob"),
         ({"condition": "cat"}, "condition must be one of addall, add"),
+        ({"trim_padding": True}, "trim_padding batches by length"),
         ({"train_batch_size": 1}, "train_batch_size 1 leaves ECLSR no other row"),
         ({"ce_positions": "last"}, "set train_view: prefix"),
         ({"official_compat": True, "loss_type": "BCE"}, "set loss_type: CE"),

@@ -187,10 +187,13 @@ def test_the_encoder_starts_as_sasrecs_does(tmp_path, mask_as):
     assert all(torch.equal(ours[name], tensor) for name, tensor in sasrec.items())
 
 
-def test_batches_without_negatives_are_refused():
-    with pytest.raises(UsageError, match="batch_size"):
-        MCLRec.check_config(make_config("MCLRec", "unused", train_batch_size=1))
-    MCLRec.check_config(make_config("MCLRec", "unused", meta_weight=0.0, train_batch_size=1))
+@pytest.mark.parametrize(
+    "wrong, word", [({"trim_padding": True}, "trim_padding"), ({"train_batch_size": 1}, "batch_size")]
+)
+def test_batches_without_fair_negatives_are_refused(wrong, word):
+    with pytest.raises(UsageError, match=word):
+        MCLRec.check_config(make_config("MCLRec", "unused", **wrong))
+    MCLRec.check_config(make_config("MCLRec", "unused", meta_weight=0.0, **wrong))
 
 
 @pytest.mark.parametrize(

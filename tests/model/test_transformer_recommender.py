@@ -129,10 +129,13 @@ def test_the_mask_token_is_never_scored():
     assert model.mask_token == model.n_items and len(model.item_vectors()) == model.n_items
 
 
-def test_batches_without_negatives_are_refused():
+@pytest.mark.parametrize(
+    "wrong, word", [({"trim_padding": True}, "trim_padding"), ({"train_batch_size": 1}, "train_batch_size")]
+)
+def test_batches_without_fair_negatives_are_refused(wrong, word):
     require_company(config())
-    with pytest.raises(UsageError, match="train_batch_size"):
-        require_company(config(train_batch_size=1))
+    with pytest.raises(UsageError, match=word):
+        require_company(config(**wrong))
 
 
 # Several processes
