@@ -12,13 +12,10 @@ import re
 import shutil
 from pathlib import Path
 
+from recbole_diffusion.settings.free import PLACES
+
 CELLS = Path(__file__).parents[1] / "results" / "cells"
 OF_THE_MACHINE = ("checkpoint", "result_file", "ranks_file", "fingerprint")
-SETTINGS_OF_THE_MACHINE = (
-    *("data_path", "checkpoint_dir", "result_file", "ranks_file", "dataset_save_path", "dataloaders_save_path", "save_dataset"),
-    *("save_dataloaders", "data_cache", "data_cache_gb", "console", "show_progress", "log_wandb", "wandb_project", "state", "resume"),
-    *("gpu_id", "device", "local_rank", "single_spec", "threads"),
-)
 
 
 def slug(dataset, row, seed):
@@ -29,7 +26,7 @@ def slug(dataset, row, seed):
 def without_machine(run):
     """A run as it is kept: no paths, and the command that trains it alone."""
     kept = {key: value for key, value in run.items() if key not in OF_THE_MACHINE}
-    kept["settings"] = {key: value for key, value in run["settings"].items() if key not in SETTINGS_OF_THE_MACHINE}
+    kept["settings"] = {key: value for key, value in run["settings"].items() if key not in PLACES}
     parts = [f"--model={run['model']}", f"--dataset={run['dataset']}", f"--seed={run['seed']}"]
     parts += [f"--{key}={value}" for key, value in run["given"].items()]
     return {**kept, "command": " ".join(["run_recbole_diffusion.py", *parts])}
