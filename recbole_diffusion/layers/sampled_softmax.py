@@ -113,7 +113,7 @@ def _occurrences(items: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Te
     Returns:
         tuple: two LongTensors [C], every pair of a place in ``items`` and one in ``negatives`` that hold the same item.
     """
-    ordered, place = negatives.sort()
+    (ordered, place), items = negatives.sort(), items.contiguous()
     first, end = (torch.searchsorted(ordered, items, right=right) for right in (False, True))
     count = end - first
     found = torch.arange(len(items), device=items.device).repeat_interleave(count)

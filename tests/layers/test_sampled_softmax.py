@@ -108,6 +108,14 @@ def test_with_shared_negatives_it_is_that_with_ones_for_every_row():
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.filterwarnings("error")
+def test_targets_may_be_a_column_of_something():
+    hidden, weight, target = inputs()
+    negatives = torch.tensor([5, 2, 7])
+    column = torch.stack([target, target], 1)[:, 0]
+    torch.testing.assert_close(sampled_softmax(hidden, weight, column, negatives), sampled_softmax(hidden, weight, target, negatives))
+
+
 def test_no_target_may_be_among_the_negatives_and_every_one():
     hidden, weight, target = inputs()
     apart = sampled_softmax(hidden, weight, target, torch.tensor([5, 6, 7]))
