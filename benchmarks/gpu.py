@@ -6,6 +6,7 @@ to OUT/gpu.json and OUT/gpu.md, cells to OUT/cells as ``compare`` keeps them. Se
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tests", "models", "processes", "cells")
 SHARES = {"tests": 0.3, "models": 0.5, "processes": 0.4}  # of the time that is left; cells take the rest
 DATASETS = "ml-1m,beauty,toys,sports,yelp"
+RUNNING = set()  # programs begun here, which are sessions of their own and hear nothing of Ctrl-C
 
 
 def read_words(words=None):
@@ -36,13 +38,14 @@ def read_words(words=None):
     parser.add_argument("--datasets", default=DATASETS, help="the first that is there also serves for the speed")
     parser.add_argument("--rows", default=str(ROOT / "results" / "rows.yaml"), help="rows of the cells, as of compare")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time; one training leaves most of a large GPU idle")
     parser.add_argument("--steps", type=int, default=30, help="steps per model whose speed is measured")
     args, settings = parser.parse_known_args(words)
     args.data_path, args.out, args.only = os.path.abspath(args.data_path), Path(args.out).resolve(), args.only.split(",")
     args.rows, args.wheels = os.path.abspath(args.rows), args.wheels and os.path.abspath(args.wheels)  # parts run in OUT
     wrong = [name for name in args.only if name not in STAGES] or [word for word in settings if "=" not in word]
-    if wrong or args.budget <= 0:
-        parser.error(f"cannot use {', '.join(wrong) or f'a budget of {args.budget} seconds'}")
+    if wrong or args.budget <= 0 or args.jobs < 1:
+        parser.error(f"cannot use {', '.join(wrong) or f'a budget of {args.budget} seconds with {args.jobs} cells at a time'}")
     return args, settings
 
 
@@ -101,6 +104,7 @@ def in_process(words, environment, limit, log, take=lambda line: None):
 
         timer = threading.Timer(max(limit, 0.1), end)
         timer.start()
+        RUNNING.add(process)
         try:
             for line in process.stdout:
                 errors.write(line)
@@ -108,6 +112,7 @@ def in_process(words, environment, limit, log, take=lambda line: None):
             code = process.wait()
         finally:
             timer.cancel()
+            RUNNING.discard(process)
     return (None if over.is_set() else code), time.monotonic() - began
 
 
@@ -207,30 +212,51 @@ def planned_cells(rows, datasets, seeds):
     ]
 
 
+def size_of(data_path, name):
+    """Bytes of a data set: of ``name.inter``, or of its ready-made parts where there is none; 0 without either."""
+    folder = Path(data_path) / name
+    whole, parts = folder / f"{name}.inter", [folder / f"{name}.{part}.inter" for part in ("train", "valid", "test")]
+    return sum(path.stat().st_size for path in ([whole] if whole.is_file() else parts) if path.is_file())
+
+
 def run_cells(report, run, args, settings, datasets, speeds, left):
     """Cells of the tables while there is time, then the tables of what is there."""
     import yaml
 
     rows = yaml.safe_load(Path(args.rows).read_text(encoding="utf-8"))
-    size = {name: (Path(args.data_path) / name / f"{name}.inter").stat().st_size for name in datasets}
+    size = {name: size_of(args.data_path, name) for name in datasets}
     took, waiting = {}, planned_cells(rows, datasets, args.seeds)
 
     def estimate(cell):
         return took.get((cell["row"], cell["dataset"])) or estimated_seconds(cell, speeds, size, datasets[0])
 
-    one = args.out / "row.yaml"
     common = [*settings, f"--data_path={args.data_path}", f"--use_gpu={args.device != 'cpu'}"]
     compare = ["-m", "recbole_diffusion", "compare", f"--out={args.out / 'cells'}", "--show_progress=False", *common]
-    while waiting and left() > 0:
-        cell = next_cell(waiting, left(), estimate)
-        waiting.remove(cell)
-        one.write_text(yaml.safe_dump({cell["row"]: rows[cell["row"]]}), encoding="utf-8")
-        words = [f"--rows={one}", f"--datasets={cell['dataset']}", "--seeds=1", f"--seed={cell['seed']}", "--name=last"]
-        guess = estimate(cell)
-        code, seconds = run("cells", [*compare, *words])
-        took[cell["row"], cell["dataset"]] = seconds
-        end = {0: "kept", None: "no time left"}.get(code, "failed, see log.txt")
-        report.add("cells", **cell, estimated=guess and round(guess), seconds=round(seconds, 1), end=end)
+    lock = threading.Lock()
+
+    def work(number):
+        """Cells one after the other; those of other workers are trained at the same time."""
+        one = args.out / f"row{number}.yaml"
+        while True:
+            with lock:
+                if not waiting or left() <= 0:
+                    return
+                cell = next_cell(waiting, left(), estimate)
+                waiting.remove(cell)
+                guess = estimate(cell)
+            one.write_text(yaml.safe_dump({cell["row"]: rows[cell["row"]]}), encoding="utf-8")
+            words = [f"--rows={one}", f"--datasets={cell['dataset']}", "--seeds=1", f"--seed={cell['seed']}"]
+            code, seconds = run("cells", [*compare, *words, f"--name=last{number}"])
+            end = {0: "kept", None: "no time left"}.get(code, "failed, see log.txt")
+            with lock:
+                took[cell["row"], cell["dataset"]] = seconds
+                report.add("cells", **cell, estimated=guess and round(guess), seconds=round(seconds, 1), end=end)
+
+    workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(args.jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     for cell in waiting:
         report.add("cells", **cell, estimated=estimate(cell) and round(estimate(cell)), end="not begun")
     tables = [f"--rows={args.rows}", f"--datasets={','.join(datasets)}", f"--seeds={args.seeds}", "--only-tables"]
@@ -259,7 +285,7 @@ def main(words=None):
         places = [site, str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), "PYTHONUNBUFFERED": "1"}
         named = [name for name in args.datasets.split(",") if name]
-        datasets = [name for name in named if (Path(args.data_path) / name / f"{name}.inter").is_file()]
+        datasets = [name for name in named if size_of(args.data_path, name)]
         report.add("data", there=", ".join(datasets), missing=", ".join(name for name in named if name not in datasets))
         if "tests" in args.only:
             run_tests(report, run)
@@ -273,5 +299,16 @@ def main(words=None):
     return 1 if bad else 0
 
 
+def end_all():
+    """Ctrl-C for every program that runs; what they kept stays."""
+    for process in list(RUNNING):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        end_all()
+        sys.exit(130)

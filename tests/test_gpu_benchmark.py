@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,29 @@ def test_a_program_ends_with_its_time(gpu, tmp_path):
     assert gpu.in_process(["-c", "raise SystemExit(3)"], None, 30, tmp_path / "log.txt")[0] == 3
 
 
+def test_the_size_of_data_is_that_of_the_whole_file_or_of_its_parts(gpu, tmp_path):
+    (tmp_path / "a").mkdir()
+    for part, text in (("train", "1234"), ("valid", "12")):
+        (tmp_path / "a" / f"a.{part}.inter").write_text(text)
+    assert gpu.size_of(tmp_path, "a") == 6 and gpu.size_of(tmp_path, "b") == 0
+    (tmp_path / "a" / "a.inter").write_text("123")
+    assert gpu.size_of(tmp_path, "a") == 3
+
+
+def test_ctrl_c_ends_what_runs(gpu, tmp_path):
+    words, ended, begun = ["-uc", "print('here'); import time; time.sleep(60)"], [], threading.Event()
+
+    def work():
+        ended.append(gpu.in_process(words, None, 60, tmp_path / "log.txt", lambda line: begun.set()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(30)
+    gpu.end_all()
+    thread.join(30)
+    assert ended and ended[0][0] not in (0, None) and not gpu.RUNNING
+
+
 def test_a_model_that_ends_the_process_costs_its_own_lines_only(gpu, tmp_path):
     args, _ = gpu.read_words([str(tmp_path), "--budget=9", "--models=A,B,C"])
     asked = []
@@ -82,28 +106,37 @@ def test_a_model_that_ends_the_process_costs_its_own_lines_only(gpu, tmp_path):
 
 def test_a_rehearsal_on_the_cpu(tmp_path):
     rows = tmp_path / "rows.yaml"
-    rows.write_text('"Popularity, of all": {model: Popularity}\n')
-    words = ["--device=cpu", "--budget=300", "--datasets=ml-1m,toy", "--only=models,cells", "--models=SimDiffRec"]
+    rows.write_text('"Popularity, of all": {model: Popularity}\nSuccessors: {model: Successors}\n')
+    words = ["--device=cpu", "--jobs=2", "--budget=300", "--datasets=ml-1m,toy", "--only=models,cells", "--models=SimDiffRec"]
     words += ["--steps=2", f"--rows={rows}", f"--out={tmp_path / 'out'}"]
     program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), str(ROOT / "dataset"), *words]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + (tmp_path / "out" / "log.txt").read_text()
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    parts = ["data", "machine", "steps", "half precision", "half precision", "speed", "cells"]
+    parts = ["data", "machine", "steps", "half precision", "half precision", "speed", "cells", "cells"]
     assert [line["part"] for line in found] == parts
-    assert found[0]["missing"] == "ml-1m" and found[-1]["end"] == "kept"
+    assert found[0]["missing"] == "ml-1m" and found[-2]["end"] == found[-1]["end"] == "kept"
     assert len(list((tmp_path / "out" / "cells" / "toy").glob("Popularity-seed2020-*.json"))) == 1
+    assert len(list((tmp_path / "out" / "cells" / "toy").glob("Successors-seed2020-*.json"))) == 1
     assert "Popularity, of all" in (tmp_path / "out" / "cells" / "toy.md").read_text()
 
 
 @pytest.mark.fresh_process
 @pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only")
-@pytest.mark.parametrize("model", ["SimDiffRec", "DiffuRecSys"])
+@pytest.mark.parametrize("model", ["SimDiffRec", "DiffuRecSys", "DIMO", "MSGIFSR", "SKNN"])
 def test_a_step_elsewhere_draws_the_same_numbers(checks, capsys, tmp_path, model):
     checks.random_data(tmp_path, n_users=40, n_items=20)
     with emulated_device.second_device() as device:
         checks.compare_with_cpu(model, tmp_path, device)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is True
+
+
+def test_a_difference_is_that_of_finite_numbers_and_infinite_ones_are_to_be_the_same(checks):
+    infinity = float("inf")
+    assert checks.difference(torch.tensor([-infinity, 4.0]), torch.tensor([-infinity, 2.0]), 1) == 0.5
+    assert checks.difference(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.0]), 1) == 0.5
+    assert checks.difference(torch.tensor([-infinity, 4.0]), torch.tensor([1.0, 4.0]), 1) == infinity
+    assert not checks.difference(torch.tensor([1.0]), torch.tensor([float("nan")]), 1) <= checks.CLOSE
 
 
 def test_random_numbers_of_all_kinds_come_from_the_generator_of_the_cpu(checks):

@@ -90,7 +90,8 @@ class SparseMatrix(nn.Module):
     def csr(self) -> torch.Tensor:
         """The matrix as a torch tensor, without copying."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            for message in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are implicitly disabled"):
+                warnings.filterwarnings("ignore", message=message)
             return torch.sparse_csr_tensor(self.starts, self.columns, self.values, self.shape, check_invariants=False)
 
 

@@ -10,11 +10,12 @@ from torch import nn
 
 SESSIONS_AT_A_TIME = 1024  # that look for the nearest others
 
+
 class Overlaps(NamedTuple):
     """The sessions nearest to some others by their items, the nearest first."""
 
     session: torch.Tensor  # [B, m] int64, 0 where there are fewer
-    jaccard: torch.Tensor  # [B, m] float32, above 0, and 0 where there are fewer
+    similarity: torch.Tensor  # [B, m] float32, above 0, and 0 where there are fewer
 
 
 class SessionSets(nn.Module):
@@ -65,15 +66,17 @@ class SessionSets(nn.Module):
         return F.embedding_bag(self.pairs(numbers)[1], table, size.cumsum(0) - size, mode=mode)
 
     def nearest(
-        self, row: torch.Tensor, items: torch.Tensor, n_rows: int, most: int, own: torch.Tensor | None = None
-    ) -> Overlaps:
-        """The sets with the largest Jaccard similarity among those that share an item, of equal ones the first.
+        self, row: torch.Tensor, items: torch.Tensor, n_rows: int, most: int, own: torch.Tensor | None = None,
+        similarity: str = "jaccard",
+    ) -> Overlaps:  # fmt: skip
+        """The most similar sets among those that share an item, of equal ones the first.
 
         Args:
             row, items (torch.LongTensor): [n] distinct pairs of a query and its item.
             n_rows (int): B queries.
             most (int): sets of a query.
             own (torch.LongTensor, optional): [B] the set that each query may not get, -1 for none.
+            similarity (str): ``jaccard``, shared items by those of either, or ``cosine`` of the sets as vectors of 0 and 1.
 
         Returns:
             Overlaps: [B, m] with m the most that any query has.
@@ -85,15 +88,15 @@ class SessionSets(nn.Module):
             query, session = query[allowed], session[allowed]
         met, shared = (query * len(self) + session).unique(return_counts=True)
         query, session = met // len(self), met % len(self)
-        together = torch.bincount(row, minlength=n_rows)[query] + (self.starts[session + 1] - self.starts[session])
-        jaccard = shared / (together - shared)
-        order = (2.0 * query.double() - jaccard).argsort(stable=True)
-        query, session, jaccard = query[order], session[order], jaccard[order]
+        mine, theirs = torch.bincount(row, minlength=n_rows)[query], self.starts[session + 1] - self.starts[session]
+        alike = shared / (mine + theirs - shared) if similarity == "jaccard" else shared / (mine * theirs).sqrt()
+        order = (2.0 * query.double() - alike).argsort(stable=True)
+        query, session, alike = query[order], session[order], alike[order]
         place = torch.arange(len(query), device=query.device) - _starts(query, n_rows)[query]
         kept = (place < most).nonzero().squeeze(1)
         query, place, width = query[kept], place[kept], int(place[kept].max()) + 1 if len(kept) else 0
-        found = Overlaps(session.new_zeros(n_rows, width), jaccard.new_zeros(n_rows, width))
-        found.session[query, place], found.jaccard[query, place] = session[kept], jaccard[kept]
+        found = Overlaps(session.new_zeros(n_rows, width), alike.new_zeros(n_rows, width))
+        found.session[query, place], found.similarity[query, place] = session[kept], alike[kept]
         return found
 
 
@@ -112,7 +115,7 @@ def nearest_of_each(sets: SessionSets, shown: SessionSets, most: int) -> Overlap
     for numbers in torch.arange(len(sets), device=sets.items.device).split(SESSIONS_AT_A_TIME):
         part = sets.nearest(*shown.pairs(numbers), len(numbers), most, own=numbers)
         fill = (0, most - part.session.shape[1])
-        found.append(Overlaps(F.pad(part.session.int(), fill), F.pad(part.jaccard, fill)))
+        found.append(Overlaps(F.pad(part.session.int(), fill), F.pad(part.similarity, fill)))
     return Overlaps(*(torch.cat(parts) for parts in zip(*found)))
 
 

@@ -74,7 +74,7 @@ class OverlapBank(nn.Module):
             ("lengths", (sequences > 0).sum(1)),
             ("kind", kind),
             ("overlapping", overlaps.session),
-            ("jaccard", overlaps.jaccard),
+            ("jaccard", overlaps.similarity),
         ):
             self.register_buffer(name, tensor, persistent=False)
 

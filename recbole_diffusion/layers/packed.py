@@ -46,6 +46,7 @@ class PackedLayout:
     """
 
     SHORTEST_WIDTH = 4
+    SHORTEST_ON_GPU = 64  # few blocks: a GPU computes padding in less time than it takes to launch one more operator
 
     def __init__(self, lengths: torch.Tensor) -> None:
         order = lengths.argsort(stable=True)
@@ -115,8 +116,9 @@ class PackedLayout:
         return padded[self.row, self.position]
 
     def _make_blocks(self, lengths: list[int], sorted_lengths: torch.Tensor) -> Iterator[Block]:
-        """Cut the sorted sequences where the length passes a power of two: at most half of a block is padding."""
-        first, token, width_limit = 0, 0, self.SHORTEST_WIDTH
+        """Cut the sorted sequences where the length passes a power of two: from the shortest width on, half of a block is padding at most."""
+        first, token = 0, 0
+        width_limit = self.SHORTEST_WIDTH if sorted_lengths.device.type == "cpu" else self.SHORTEST_ON_GPU
         while first < len(lengths):
             while lengths[first] > width_limit:
                 width_limit *= 2

@@ -157,7 +157,7 @@ class MSGAT(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
         found = sets.nearest(*itself.pairs(rows), len(rows), most, own)
         distinct, number = found.session.unique(return_inverse=True)
         others = sets.means(table, distinct, mode)[number]
-        return self._neighbourhood(target, itself.means(table, rows, mode), others, found.jaccard)
+        return self._neighbourhood(target, itself.means(table, rows, mode), others, found.similarity)
 
     # Sessions of similar intent
 

@@ -5,7 +5,8 @@ Reference:
     Dietmar Jannach, Malte Ludewig. "When Recurrent Neural Networks Meet the Neighborhood for Session-Based
     Recommendation." RecSys 2017.
 
-Nothing is trained: an item scores the summed similarity of the nearest training sessions that hold it.
+Nothing is trained: an item scores the summed similarity of the nearest training sessions that hold it. Sessions that are
+equally similar come in the order of the training part, so that every device finds the same neighbours.
 """
 
 import torch
@@ -13,7 +14,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_diffusion.layers.graph import SparseMatrix, session_item_matrix
+from recbole_diffusion.layers.overlap import SessionSets
 
 
 class SKNN(SequentialRecommender):
@@ -31,11 +32,10 @@ class SKNN(SequentialRecommender):
         super().__init__(config, dataset)
         self.training_sessions = dataset.sessions()
         items, lengths, _ = self.training_sessions
-        sessions = session_item_matrix(items.numpy(), lengths.numpy(), self.n_items)
-        sessions.data[:] = 1
-        self.n_neighbors = min(config["n_neighbors"], sessions.shape[0])
-        self.sessions, self.by_item = SparseMatrix(sessions), SparseMatrix(sessions.T.tocsr())
-        self.register_buffer("norms", torch.as_tensor(sessions.sum(1)).flatten().sqrt(), persistent=False)
+        session = torch.arange(len(lengths)).repeat_interleave(lengths)
+        pairs = (session * self.n_items + items).unique()
+        self.sets = SessionSets(pairs // self.n_items, pairs % self.n_items, len(lengths), self.n_items)
+        self.n_neighbors = config["n_neighbors"]
         self.nothing = nn.Parameter(torch.zeros(()))  # RecBole's optimizer wants one
 
     def calculate_loss(self, interaction):
@@ -45,13 +45,14 @@ class SKNN(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]."""
         item_seq = interaction[self.ITEM_SEQ]
-        query = torch.zeros(len(item_seq), self.n_items, device=item_seq.device).scatter_(1, item_seq, 1.0)
-        query[:, 0] = 0
-        overlap = (self.sessions.csr() @ query.t()).t()  # [B, S] shared items
-        similarity = overlap / self.norms / query.sum(1, keepdim=True).sqrt()
-        nearest = similarity.topk(self.n_neighbors)
-        weight = torch.zeros_like(similarity).scatter_(1, nearest.indices, nearest.values)
-        return (self.by_item.csr() @ weight.t()).t()
+        queries = SessionSets.of_rows(item_seq, self.n_items)
+        row, items = queries.pairs(torch.arange(len(queries), device=item_seq.device))
+        nearest = self.sets.nearest(row, items, len(queries), self.n_neighbors, similarity="cosine")
+        query, place = nearest.similarity.nonzero().unbind(1)
+        pair, item = self.sets.pairs(nearest.session[query, place])
+        scores = torch.zeros(len(queries), self.n_items, device=item_seq.device)
+        scores.view(-1).index_add_(0, query[pair] * self.n_items + item, nearest.similarity[query, place][pair])
+        return scores
 
     def predict(self, interaction):
         """Score of one item per history: [B]."""

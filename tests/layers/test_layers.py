@@ -38,6 +38,19 @@ def test_blocks_partition_the_tokens_and_waste_at_most_half():
         assert block.shape[1] <= max(PackedLayout.SHORTEST_WIDTH, 2 * shortest)
 
 
+def test_wide_blocks_as_a_gpu_gets_them_compute_the_same(monkeypatch):
+    torch.manual_seed(0)
+    lengths = random_lengths(rows=30, width=50)
+    network, outputs = PackedTransformer(2, 2, 8, 16, 0.0, 0.0).eval(), []
+    tokens = torch.randn(int(lengths.sum()), 1, 8)
+    for width in (PackedLayout.SHORTEST_WIDTH, PackedLayout.SHORTEST_ON_GPU):
+        monkeypatch.setattr(PackedLayout, "SHORTEST_WIDTH", width)
+        layout = PackedLayout(lengths)
+        outputs.append(network(tokens, layout, True))
+    assert len(layout.blocks) == 1
+    torch.testing.assert_close(*outputs)
+
+
 def test_pad_and_unpad_are_inverse():
     layout = PackedLayout(random_lengths())
     tokens = torch.randn(layout.n_tokens, 3, 2)

@@ -33,9 +33,9 @@ def test_golden_weights_of_a_batch():
     sets = SessionSets.of_rows(padded(sessions), 5)
     found = sets.nearest(*queries(sessions, 5), most=3, own=torch.arange(3))
     assert found.session.tolist() == [[1], [0], [0]]
-    torch.testing.assert_close(found.jaccard, torch.tensor([[2 / 3], [2 / 3], [0]]))
+    torch.testing.assert_close(found.similarity, torch.tensor([[2 / 3], [2 / 3], [0]]))
     vectors = torch.eye(3)
-    mixed = mean_by_overlap(vectors, vectors[found.session], found.jaccard)
+    mixed = mean_by_overlap(vectors, vectors[found.session], found.similarity)
     torch.testing.assert_close(mixed, torch.tensor([[0.6, 0.4, 0], [0.4, 0.6, 0], [0, 0, 1]]))
 
 
@@ -50,14 +50,14 @@ def test_the_nearest_sets_equal_those_of_all_pairs(seed, most):
             wanted = plain.overlapping(session, bank, None if own is None else int(own[row]), most)
             n = len(wanted)
             assert found.session[row, :n].tolist() == [number for number, _ in wanted]
-            torch.testing.assert_close(found.jaccard[row, :n], torch.tensor([jaccard for _, jaccard in wanted]))
-            assert not found.jaccard[row, n:].any() and not found.session[row, n:].any()
+            torch.testing.assert_close(found.similarity[row, :n], torch.tensor([jaccard for _, jaccard in wanted]))
+            assert not found.similarity[row, n:].any() and not found.session[row, n:].any()
 
 
 def test_no_overlap_at_all():
     sets = SessionSets.of_rows(padded([[1, 2], [2]]), 6)
     found = sets.nearest(*queries([[5], [4, 3]], 6), most=4)
-    assert found.session.shape == found.jaccard.shape == (2, 0)
+    assert found.session.shape == found.similarity.shape == (2, 0)
 
 
 def test_means_and_sums_of_sets_count_an_item_once():
