@@ -16,16 +16,18 @@ from recbole_diffusion.reports.tables import format_validation, write_text
 from recbole_diffusion.reports.validation import ABOUT
 
 PAPER = "diffurecsys.table3"
-ROWS = {"DiffuRec": "DiffuRec", "DiffuRecSys V1": "Modified V1", "DiffuRecSys V2": "Modified V2"}  # here -> in the paper
+ROWS = {"DiffuRec": "DiffuRec", "DiffuRecSys V1": "Modified V1", "DiffuRecSys V2": "Modified V2", "V1": "V1, released code"}  # here -> in the paper
 NOTE = (
-    "Kept runs with 100 items per history and item vectors from N(0, 0.02^2), with their epochs; history not masked. "
+    "Kept runs with 100 items per history and item vectors from N(0, 0.02^2), or from N(0, 1) for the released settings "
+    "(`preset: released`), with their epochs; history not masked. "
     "Written by `python benchmarks/validation_figures.py`."
 )
 
 
 def read_cells(folder):
     """Kept runs of 100 items, in the order of the paper's rows; a label is the paper's and the epochs."""
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*-l100-*.json"))]
+    paths = [path for pattern in ("*-l100-*.json", "*-v1-released-code-*.json") for path in sorted(Path(folder).glob(pattern))]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     found = [
         {**cell, "paper_row": ROWS[name], "row": f"{ROWS[name]}, {cell['epochs']} epochs"}
         for cell in cells

@@ -134,7 +134,8 @@ def row_metric(entry):
 
 
 def cost_of(runs):
-    """Mean seconds of training and kilowatt-hours of a run, or None where nothing was kept of its time."""
+    """Mean seconds of training and kilowatt-hours of a run on a CPU, or None where nothing was kept of its time."""
+    runs = [run for run in runs if str(run.get("device", "cpu")) == "cpu"]  # the formula knows threads only
     seconds = [run["seconds"]["training"] for run in runs if run.get("seconds", {}).get("training")]
     if not seconds:
         return None
