@@ -144,7 +144,11 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
 
     @torch.no_grad()
     def _initialize(self, features):
-        """Tables from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, but for features of files; layers by Glorot."""
+        """Tables from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, but for features of files; layers by Glorot.
+
+        The weights of a session's items are a vector of them times sigmoids, and no layer follows that could turn the session
+        round: drawn below zero they make it what its items are not, and training does not leave that.
+        """
         bound = self.config["hidden_size"] ** -0.5
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -153,6 +157,8 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -bound, bound)
+        if self.config["interest_start"] == "positive":
+            self.interest.weight.weight.abs_()
         for embedding in (self.item_embedding, *self.features.values()):
             embedding.weight[0] = 0
         if self.config["feature_init"] == "file":

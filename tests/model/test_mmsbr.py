@@ -215,6 +215,16 @@ def test_items_are_made_once_an_evaluation(folder, monkeypatch):
 # Training, and what is kept of it
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_start_on_the_side_of_their_items(seed, folder):
+    sums = {}
+    for start in ("positive", "any"):
+        torch.manual_seed(seed)
+        sums[start] = mmsbr(folder, interest_start=start)[0].interest.weight.weight.detach()
+    torch.testing.assert_close(sums["positive"], sums["any"].abs())
+    assert (sums["any"] < 0).any()
+
+
 def test_dropout_of_the_first_epoch_only(folder):
     model, (train, *_) = mmsbr(folder, modality_dropout=0.5, dropout_epochs="first")
     batch = next(iter(train))
