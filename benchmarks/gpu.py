@@ -76,6 +76,14 @@ def as_markdown(found):
     return "\n".join(lines)
 
 
+def end(process):
+    """Ctrl-C for a program, and ten seconds later, or where it does not listen to that, its end by the system."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(10)
+
+
 def in_process(words, environment, limit, log, take=lambda line: None):
     """Run a program for at most ``limit`` seconds; Ctrl-C ends it, and ten seconds later the system does.
 
@@ -93,16 +101,11 @@ def in_process(words, environment, limit, log, take=lambda line: None):
             cwd=log.parent, start_new_session=True,
         )  # fmt: skip
 
-        def end():
+        def end_in_time():
             over.set()
-            for number in (signal.SIGINT, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, number)
-                    process.wait(10)
-                except (ProcessLookupError, subprocess.TimeoutExpired):
-                    continue
+            end(process)
 
-        timer = threading.Timer(max(limit, 0.1), end)
+        timer = threading.Timer(max(limit, 0.1), end_in_time)
         timer.start()
         RUNNING.add(process)
         try:
@@ -300,10 +303,12 @@ def main(words=None):
 
 
 def end_all():
-    """Ctrl-C for every program that runs; what they kept stays."""
-    for process in list(RUNNING):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+    """End every program that runs; what they kept stays."""
+    enders = [threading.Thread(target=end, args=(process,)) for process in list(RUNNING)]
+    for ender in enders:
+        ender.start()
+    for ender in enders:
+        ender.join()
 
 
 if __name__ == "__main__":

@@ -146,8 +146,9 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
     def _initialize(self, features):
         """Tables from U(-1 / sqrt(d), 1 / sqrt(d)), as in the released code, but for features of files; layers by Glorot.
 
-        The weights of a session's items are a vector of them times sigmoids, and no layer follows that could turn the session
-        round: drawn below zero they make it what its items are not, and training does not leave that.
+        A session starts as about the plain sum of its items. The weights of items are a vector times sigmoids, and no layer
+        follows that could turn the session round: drawn below zero they make it what its items are not, and training does not
+        leave that.
         """
         bound = self.config["hidden_size"] ** -0.5
         for module in self.modules():
@@ -157,8 +158,9 @@ class MMSBR(KeepsWhatWeightsGive, DiffusionSequentialRecommender):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -bound, bound)
-        if self.config["interest_start"] == "positive":
-            self.interest.weight.weight.abs_()
+        if self.config["interest_start"] == "sum":
+            weight = self.interest.weight.weight.abs_()
+            weight.mul_(2 / weight.sum())  # the sigmoids start at a half
         for embedding in (self.item_embedding, *self.features.values()):
             embedding.weight[0] = 0
         if self.config["feature_init"] == "file":

@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not emulated_device.available(), reason="this PyTorch registers devices from C++ only"),
 ]
 SHORT = {"epochs": 2}
+SMALL_AT_FIRST = {"MMSBR": {"interest_start": "any"}}  # sums of the files' vectors are so large that fp16 skips all steps of two epochs
 TRAINED = [model for model, contract in CONTRACTS.items() if contract.trains]
 MOVABLE = sorted([*CONTRACTS, "SASRec", "FPMC"])  # NARM's recurrent layer asks for kernels that only real GPUs have
 STEPS = [
@@ -148,7 +149,7 @@ def test_a_model_can_move_after_it_has_scored(trained_data, elsewhere, model):
 @pytest.mark.parametrize("model", TRAINED)
 def test_epochs_in_half_precision_have_the_losses_of_full_ones(undropped, elsewhere, model):
     """With the scaler of fp16, which skips the first steps, and the clipping of its gradients."""
-    given = {"use_gpu": True, "clip_grad_norm": {"max_norm": 1.0}}
+    given = {"use_gpu": True, "clip_grad_norm": {"max_norm": 1.0}, **SMALL_AT_FIRST.get(model, {})}
     half = undropped(model, enable_amp=True, amp_type="fp16", **given)["history"]["loss"]
     full = undropped(model, **given)["history"]["loss"]
     assert half.keys() == full.keys() and half != full
