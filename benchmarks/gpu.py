@@ -23,6 +23,9 @@ STAGES = ("tests", "models", "processes", "cells")
 SHARES = {"tests": 0.3, "models": 0.5, "processes": 0.4}  # of the time that is left; cells take the rest
 DATASETS = "ml-1m,beauty,toys,sports,yelp"
 RUNNING = set()  # programs begun here, which are sessions of their own and hear nothing of Ctrl-C
+OVER = threading.Event()  # after Ctrl-C nothing begins
+BEGINNING = threading.Lock()
+SLOWER = 1.5  # of several trainings at a time, against one alone
 
 
 def read_words(words=None):
@@ -95,19 +98,23 @@ def in_process(words, environment, limit, log, take=lambda line: None):
         tuple: its exit code, None where its time was over, and seconds.
     """
     began, over = time.monotonic(), threading.Event()
-    with open(log, "a", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-            cwd=log.parent, start_new_session=True,
-        )  # fmt: skip
+    with open(log, "a", buffering=1, encoding="utf-8") as errors:  # line by line, to be watched
+        with BEGINNING:
+            if OVER.is_set():
+                return None, 0.0
+            process = subprocess.Popen(
+                [sys.executable, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+                cwd=log.parent, start_new_session=True,
+            )  # fmt: skip
+            RUNNING.add(process)
 
         def end_in_time():
             over.set()
             end(process)
 
         timer = threading.Timer(max(limit, 0.1), end_in_time)
+        timer.daemon = True
         timer.start()
-        RUNNING.add(process)
         try:
             for line in process.stdout:
                 errors.write(line)
@@ -116,7 +123,7 @@ def in_process(words, environment, limit, log, take=lambda line: None):
         finally:
             timer.cancel()
             RUNNING.discard(process)
-    return (None if over.is_set() else code), time.monotonic() - began
+    return (None if over.is_set() or OVER.is_set() else code), time.monotonic() - began
 
 
 def run_tests(report, run):
@@ -216,10 +223,11 @@ def planned_cells(rows, datasets, seeds):
 
 
 def size_of(data_path, name):
-    """Bytes of a data set: of ``name.inter``, or of its ready-made parts where there is none; 0 without either."""
+    """Bytes of a data set: of ``name.inter``, or of its ready-made parts where there is none; 0 without either. Parquet counts, too."""
     folder = Path(data_path) / name
-    whole, parts = folder / f"{name}.inter", [folder / f"{name}.{part}.inter" for part in ("train", "valid", "test")]
-    return sum(path.stat().st_size for path in ([whole] if whole.is_file() else parts) if path.is_file())
+    whole = list(folder.glob(f"{name}.inter*"))
+    parts = [path for part in ("train", "valid", "test") for path in folder.glob(f"{name}.{part}.inter*")]
+    return sum(path.stat().st_size for path in whole or parts)
 
 
 def run_cells(report, run, args, settings, datasets, speeds, left):
@@ -231,7 +239,8 @@ def run_cells(report, run, args, settings, datasets, speeds, left):
     took, waiting = {}, planned_cells(rows, datasets, args.seeds)
 
     def estimate(cell):
-        return took.get((cell["row"], cell["dataset"])) or estimated_seconds(cell, speeds, size, datasets[0])
+        known = estimated_seconds(cell, speeds, size, datasets[0])
+        return took.get((cell["row"], cell["dataset"])) or known and known * (SLOWER if args.jobs > 1 else 1)
 
     common = [*settings, f"--data_path={args.data_path}", f"--use_gpu={args.device != 'cpu'}"]
     compare = ["-m", "recbole_diffusion", "compare", f"--out={args.out / 'cells'}", "--show_progress=False", *common]
@@ -242,7 +251,7 @@ def run_cells(report, run, args, settings, datasets, speeds, left):
         one = args.out / f"row{number}.yaml"
         while True:
             with lock:
-                if not waiting or left() <= 0:
+                if not waiting or left() <= 0 or OVER.is_set():
                     return
                 cell = next_cell(waiting, left(), estimate)
                 waiting.remove(cell)
@@ -250,10 +259,11 @@ def run_cells(report, run, args, settings, datasets, speeds, left):
             one.write_text(yaml.safe_dump({cell["row"]: rows[cell["row"]]}), encoding="utf-8")
             words = [f"--rows={one}", f"--datasets={cell['dataset']}", "--seeds=1", f"--seed={cell['seed']}"]
             code, seconds = run("cells", [*compare, *words, f"--name=last{number}"])
-            end = {0: "kept", None: "no time left"}.get(code, "failed, see log.txt")
+            how = {0: "kept", None: "ended by hand" if OVER.is_set() else "no time left"}.get(code, "failed, see log.txt")
             with lock:
-                took[cell["row"], cell["dataset"]] = seconds
-                report.add("cells", **cell, estimated=guess and round(guess), seconds=round(seconds, 1), end=end)
+                if code == 0:
+                    took[cell["row"], cell["dataset"]] = seconds
+                report.add("cells", **cell, estimated=guess and round(guess), seconds=round(seconds, 1), end=how)
 
     workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(args.jobs)]
     for worker in workers:
@@ -267,7 +277,7 @@ def run_cells(report, run, args, settings, datasets, speeds, left):
 
 
 def main(words=None):
-    """Returns 0, or 1 where a test, a model or a cell failed."""
+    """Returns 0, 1 where a test, a model or a cell failed, or 130 after Ctrl-C."""
     args, settings = read_words(words)
     end = time.monotonic() + args.budget
     report = Report(args.out)
@@ -286,24 +296,32 @@ def main(words=None):
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site, *wheels]
             subprocess.run(pip, check=True)
         places = [site, str(ROOT), os.environ.get("PYTHONPATH", "")]
+        if args.jobs > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // args.jobs, 1)))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), "PYTHONUNBUFFERED": "1"}
         named = [name for name in args.datasets.split(",") if name]
         datasets = [name for name in named if size_of(args.data_path, name)]
         report.add("data", there=", ".join(datasets), missing=", ".join(name for name in named if name not in datasets))
-        if "tests" in args.only:
-            run_tests(report, run)
-        speeds = run_models(report, run, args, datasets[0] if datasets else None) if "models" in args.only else {}
-        if "processes" in args.only:
-            run_two(report, run, args)
-        if "cells" in args.only and datasets:
-            run_cells(report, run, args, settings, datasets, speeds, left)
+        try:
+            if "tests" in args.only:
+                run_tests(report, run)
+            speeds = run_models(report, run, args, datasets[0] if datasets else None) if "models" in args.only else {}
+            if "processes" in args.only:
+                run_two(report, run, args)
+            if "cells" in args.only and datasets:
+                run_cells(report, run, args, settings, datasets, speeds, left)
+        except KeyboardInterrupt:
+            end_all()  # before the packages of --wheels go
+            return 130
     bad = [line for line in report.found if line.get("error") or line.get("passed") is False or "failed" in line.get("end", "")]
     print(f"{len(bad)} of {len(report.found)} lines are not as they should be; {args.out / 'gpu.md'}")
     return 1 if bad else 0
 
 
 def end_all():
-    """End every program that runs; what they kept stays."""
+    """End every program that runs, and let no other begin; what they kept stays."""
+    with BEGINNING:
+        OVER.set()
     enders = [threading.Thread(target=end, args=(process,)) for process in list(RUNNING)]
     for ender in enders:
         ender.start()
@@ -312,8 +330,4 @@ def end_all():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        end_all()
-        sys.exit(130)
+    sys.exit(main())

@@ -1,6 +1,9 @@
 """benchmarks/gpu.py, rehearsed on the CPU: its plan within a budget, what it keeps, and that it ends in time."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -68,7 +71,8 @@ def test_the_size_of_data_is_that_of_the_whole_file_or_of_its_parts(gpu, tmp_pat
     assert gpu.size_of(tmp_path, "a") == 3
 
 
-def test_ctrl_c_ends_what_runs(gpu, tmp_path):
+def test_ctrl_c_ends_what_runs_and_begins_nothing(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "OVER", threading.Event())
     words, ended, begun = ["-uc", "print('here'); import time; time.sleep(60)"], [], threading.Event()
 
     def work():
@@ -79,7 +83,37 @@ def test_ctrl_c_ends_what_runs(gpu, tmp_path):
     assert begun.wait(30)
     gpu.end_all()
     thread.join(30)
-    assert ended and ended[0][0] not in (0, None) and not gpu.RUNNING
+    work()  # as a worker that had not seen it yet
+    assert [code for code, _ in ended] == [None, None] and ended[1][1] == 0 and not gpu.RUNNING
+
+
+def named_in_commands(text):
+    """How many other programs have a text in their command line."""
+    others = [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.name != str(os.getpid())]
+    found = 0
+    for path in others:
+        with contextlib.suppress(OSError):
+            found += text in path.read_text(errors="replace")
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for programs in /proc")
+def test_ctrl_c_leaves_no_training_behind(tmp_path):
+    rows = tmp_path / "rows.yaml"
+    rows.write_text("".join(f"Row {n}: {{model: SimDiffRec, epochs: 10000, stopping_step: 10000}}\n" for n in range(4)))
+    words = ["--device=cpu", "--jobs=2", "--budget=300", "--datasets=toy", "--only=cells", f"--rows={rows}", f"--out={tmp_path / 'out'}"]
+    program = subprocess.Popen(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), str(ROOT / "dataset"), *words],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell ignores for what runs in the background
+        start_new_session=True,
+    )
+    log = tmp_path / "out" / "log.txt"
+    while not (log.exists() and "\nmodel " in log.read_text()):
+        assert program.poll() is None
+        time.sleep(0.2)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(60) == 130
+    assert named_in_commands(str(tmp_path / "out")) == 0
 
 
 def test_a_model_that_ends_the_process_costs_its_own_lines_only(gpu, tmp_path):

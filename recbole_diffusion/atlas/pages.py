@@ -11,6 +11,7 @@ from recbole_diffusion.atlas.summary import (
     cost_of,
     count_words,
     missing,
+    timed,
     worth_of_masking,
 )
 from recbole_diffusion.atlas.verdicts import VERDICTS, mean_and_deviation
@@ -198,10 +199,10 @@ def format_beyond(evidence, plan):
 
 def format_costs(evidence):
     """Time and energy of the runs that count."""
-    rows = [(dataset, label, runs, cost_of(runs)) for (dataset, label), runs in evidence.runs.items()]
+    rows = [(dataset, label, timed(runs), cost_of(runs)) for (dataset, label), runs in evidence.runs.items()]
     rows = [row for row in rows if row[3]]
     about = (
-        "Mean seconds of training of a run, beside other jobs of the machine, so that they are upper bounds; energy = seconds × threads "
+        "Mean seconds of training of a run on a CPU, beside other jobs of the machine, so that they are upper bounds; energy = seconds × threads "
         f"× {WATTS_PER_THREAD} W per thread, an assumption that only serves to compare."
     )
     table = markdown_table({

@@ -133,10 +133,15 @@ def row_metric(entry):
     return list(entry.published)[-1]
 
 
+def timed(runs):
+    """Those of which the time of training on a CPU was kept; the formula of energy knows threads only."""
+    return [run for run in runs if run.get("seconds", {}).get("training") and str(run.get("device", "cpu")) == "cpu"]
+
+
 def cost_of(runs):
     """Mean seconds of training and kilowatt-hours of a run on a CPU, or None where nothing was kept of its time."""
-    runs = [run for run in runs if str(run.get("device", "cpu")) == "cpu"]  # the formula knows threads only
-    seconds = [run["seconds"]["training"] for run in runs if run.get("seconds", {}).get("training")]
+    runs = timed(runs)
+    seconds = [run["seconds"]["training"] for run in runs]
     if not seconds:
         return None
     threads = max(run.get("threads") or 1 for run in runs)

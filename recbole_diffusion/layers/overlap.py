@@ -65,6 +65,10 @@ class SessionSets(nn.Module):
         size = self.starts[numbers + 1] - start
         return F.embedding_bag(self.pairs(numbers)[1], table, size.cumsum(0) - size, mode=mode)
 
+    def times_held(self, items: torch.Tensor) -> torch.Tensor:
+        """In how many sets each item is: [n] of items [n]."""
+        return self.starts_of_items[items + 1] - self.starts_of_items[items]
+
     def nearest(
         self, row: torch.Tensor, items: torch.Tensor, n_rows: int, most: int, own: torch.Tensor | None = None,
         similarity: str = "jaccard",
@@ -89,8 +93,12 @@ class SessionSets(nn.Module):
         met, shared = (query * len(self) + session).unique(return_counts=True)
         query, session = met // len(self), met % len(self)
         mine, theirs = torch.bincount(row, minlength=n_rows)[query], self.starts[session + 1] - self.starts[session]
-        alike = shared / (mine + theirs - shared) if similarity == "jaccard" else shared / (mine * theirs).sqrt()
-        order = (2.0 * query.double() - alike).argsort(stable=True)
+        if similarity == "jaccard":
+            alike = nearness = shared / (mine + theirs - shared)
+        else:
+            alike = shared / (mine * theirs).sqrt()
+            nearness = shared.double() ** 2 / (mine * theirs)  # without the root, of which equal ones differ in the last digit
+        order = (2.0 * query.double() - nearness).argsort(stable=True)
         query, session, alike = query[order], session[order], alike[order]
         place = torch.arange(len(query), device=query.device) - _starts(query, n_rows)[query]
         kept = (place < most).nonzero().squeeze(1)

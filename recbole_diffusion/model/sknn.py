@@ -16,6 +16,8 @@ from torch import nn
 
 from recbole_diffusion.layers.overlap import SessionSets
 
+MEETINGS_AT_A_TIME = 2**22  # of an item of a history and a training session, about 100 bytes each while they are sorted
+
 
 class SKNN(SequentialRecommender):
     """Session-based k nearest neighbours with the cosine of binary item sets.
@@ -44,7 +46,15 @@ class SKNN(SequentialRecommender):
 
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]."""
-        item_seq = interaction[self.ITEM_SEQ]
+        return torch.cat([self._scores(rows) for rows in self._few_at_a_time(interaction[self.ITEM_SEQ])])
+
+    def _few_at_a_time(self, item_seq):
+        """Histories [B, L] in pieces whose items stand in so many training sessions that lists of these stay small."""
+        held = self.sets.times_held(item_seq).masked_fill(item_seq == 0, 0).sum(1)
+        number = (held.cumsum(0) - held) // MEETINGS_AT_A_TIME
+        return item_seq.split(number.unique_consecutive(return_counts=True)[1].tolist())
+
+    def _scores(self, item_seq):
         queries = SessionSets.of_rows(item_seq, self.n_items)
         row, items = queries.pairs(torch.arange(len(queries), device=item_seq.device))
         nearest = self.sets.nearest(row, items, len(queries), self.n_neighbors, similarity="cosine")

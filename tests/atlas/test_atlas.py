@@ -12,7 +12,7 @@ import yaml
 from recbole_diffusion.atlas.evidence import best_setting, by_setting, gather, is_cut, read_runs
 from recbole_diffusion.atlas.pages import format_lacking
 from recbole_diffusion.atlas.plan import read_plan
-from recbole_diffusion.atlas.summary import below_counter, compare_twins, count_words, missing, worth_of_masking
+from recbole_diffusion.atlas.summary import below_counter, compare_twins, cost_of, count_words, missing, timed, worth_of_masking
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.reports.study import Study
@@ -85,6 +85,13 @@ def test_runs_that_see_test_labels_stand_apart(keep):
     found = entry(gather(plan), "SimDiffRec")
     assert found.word == "leaks" and len(found.runs) == 1 and found.figures.test["hit@10"] == [0.05]
     assert found.figures.leaking["hit@10"] == [0.0931]
+
+
+def test_only_seconds_on_a_cpu_are_a_cost():
+    seconds = {"training": 36.0}
+    runs = [{"seconds": seconds, "device": "cpu", "threads": 2}, {"seconds": {"training": 4.0}, "device": "cuda"}]
+    assert cost_of(runs) == pytest.approx((36, 36 * 2 * 10 / 3.6e6)) and timed(runs) == runs[:1]
+    assert cost_of(runs[1:]) is None and cost_of([{"seconds": seconds}])[0] == 36  # kept before devices were
 
 
 def test_a_training_that_its_epochs_ended_is_marked():

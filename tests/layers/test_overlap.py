@@ -1,5 +1,7 @@
 """Sessions as sets: who overlaps most, means of sets, the bank of training sessions, and the gated graph beside it."""
 
+from fractions import Fraction
+
 import plain_msgat as plain
 import pytest
 import torch
@@ -52,6 +54,18 @@ def test_the_nearest_sets_equal_those_of_all_pairs(seed, most):
             assert found.session[row, :n].tolist() == [number for number, _ in wanted]
             torch.testing.assert_close(found.similarity[row, :n], torch.tensor([jaccard for _, jaccard in wanted]))
             assert not found.similarity[row, n:].any() and not found.session[row, n:].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nearest_by_cosine_are_those_of_exact_fractions(seed):
+    bank, asking = random_sessions(seed, 60, longest=12, n_items=12), random_sessions(seed + 7, 15, n_items=12)
+    found = SessionSets.of_rows(padded(bank), 13).nearest(*queries(asking, 13), 7, similarity="cosine")
+    for row, session in enumerate(asking):
+        squares = [Fraction(len(set(session) & set(other)) ** 2, len(set(session)) * len(set(other))) for other in bank]
+        wanted = sorted((number for number, square in enumerate(squares) if square), key=lambda number: -squares[number])[:7]
+        assert found.session[row, : len(wanted)].tolist() == wanted
+        cosines = torch.tensor([float(squares[number]) for number in wanted]).sqrt()
+        torch.testing.assert_close(found.similarity[row, : len(wanted)], cosines)
 
 
 def test_no_overlap_at_all():
