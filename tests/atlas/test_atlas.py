@@ -12,7 +12,15 @@ import yaml
 from recbole_diffusion.atlas.evidence import best_setting, by_setting, gather, is_cut, read_runs
 from recbole_diffusion.atlas.pages import format_lacking
 from recbole_diffusion.atlas.plan import read_plan
-from recbole_diffusion.atlas.summary import below_counter, compare_twins, cost_of, count_words, missing, timed, worth_of_masking
+from recbole_diffusion.atlas.summary import (
+    below_counter,
+    compare_twins,
+    cost_of,
+    count_words,
+    missing,
+    timed,
+    worth_of_masking,
+)
 from recbole_diffusion.cli import main
 from recbole_diffusion.errors import UsageError
 from recbole_diffusion.reports.study import Study
