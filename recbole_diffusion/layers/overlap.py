@@ -48,8 +48,13 @@ class SessionSets(nn.Module):
     def of_rows(cls, rows: torch.Tensor, n_items: int) -> SessionSets:
         """The sets of sessions that are rows padded with 0: [S, L]."""
         session, place = rows.nonzero().unbind(1)
-        pairs = (session * n_items + rows[session, place]).unique()
-        return cls(pairs // n_items, pairs % n_items, len(rows), n_items)
+        return cls.of_items(session, rows[session, place], len(rows), n_items)
+
+    @classmethod
+    def of_items(cls, session: torch.Tensor, items: torch.Tensor, n_sessions: int, n_items: int) -> SessionSets:
+        """The sets of sessions in which an item may stand several times: sessions and items [n], as of the class otherwise."""
+        pairs = (session * n_items + items).unique()
+        return cls(pairs // n_items, pairs % n_items, n_sessions, n_items)
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -35,8 +35,7 @@ class SKNN(SequentialRecommender):
         self.training_sessions = dataset.sessions()
         items, lengths, _ = self.training_sessions
         session = torch.arange(len(lengths)).repeat_interleave(lengths)
-        pairs = (session * self.n_items + items).unique()
-        self.sets = SessionSets(pairs // self.n_items, pairs % self.n_items, len(lengths), self.n_items)
+        self.sets = SessionSets.of_items(session, items, len(lengths), self.n_items)
         self.n_neighbors = config["n_neighbors"]
         self.nothing = nn.Parameter(torch.zeros(()))  # RecBole's optimizer wants one
 
