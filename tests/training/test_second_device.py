@@ -157,6 +157,15 @@ def test_epochs_in_half_precision_have_the_losses_of_full_ones(undropped, elsewh
         assert half[part] == pytest.approx(full[part], rel=0.35)
 
 
+@pytest.mark.parametrize("model", SMALL_AT_FIRST)
+def test_where_scores_are_large_at_first_bf16_has_the_losses_of_full_epochs(undropped, elsewhere, model):
+    """With the model's defaults: bf16 has the range of float32 and no scaler that skips steps."""
+    half, full = (undropped(model, use_gpu=True, enable_amp=on, amp_type="bf16")["history"]["loss"] for on in (True, False))
+    assert half.keys() == full.keys() and half != full
+    for part in full:
+        assert half[part] == pytest.approx(full[part], rel=0.05)
+
+
 @pytest.mark.parametrize("model", MOVABLE)
 def test_training_elsewhere_gives_the_numbers_of_the_cpu(undropped, elsewhere, model):
     there, here = (undropped(model, use_gpu=use_gpu) for use_gpu in (True, False))
