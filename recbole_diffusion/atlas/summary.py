@@ -114,7 +114,7 @@ def worth_of_masking(evidence):
             for dataset, lifts in found.items()}  # fmt: skip
 
 
-def below_counter(evidence, counters=("Successors", "SKNN")):
+def below_counter(evidence, counters=("Successors", "CoOccurrence", "SKNN")):
     """Data set -> counter -> its figures, and the published rows whose last deciding figure is below it."""
     found = {}
     for (dataset, label), runs in evidence.runs.items():

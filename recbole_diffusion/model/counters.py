@@ -1,4 +1,4 @@
-"""Popularity and Successors: counts of the training part, the floors under which no model of a table should lie.
+"""Popularity, Successors and CoOccurrence: counts of the training part, the floors under which no model should lie.
 
 Nothing is trained. A score is a place: the best item has the highest, no two items of a history have the same, and so
 no tie is left to the ranking.
@@ -10,6 +10,11 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.data.dataset import numbered_in_groups
+from recbole_diffusion.layers.graph import edge_counts, item_graph
+from recbole_diffusion.layers.overlap import in_pieces
+
+WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are equal in whatever order a device adds
+MEETINGS_AT_A_TIME = 2**22  # of an item of a history and a companion, about 100 bytes each while they are sorted
 
 
 class Popularity(SequentialRecommender):
@@ -44,6 +49,12 @@ class Popularity(SequentialRecommender):
         """Score of one item per history: [B]."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
+    def _best_last(self, group, items, amount):
+        """Order of pairs of a group and an item by group, then by amount, then by popularity: [n] each -> [n]."""
+        order = self.places[items].argsort()  # from the least popular on
+        order = order[amount[order].argsort(stable=True)]
+        return order[group[order].argsort(stable=True)]
+
 
 class Successors(Popularity):
     """The most frequent successors of the last item in the training part; the rest, and equal ones, by popularity."""
@@ -54,9 +65,7 @@ class Successors(Popularity):
         super().__init__(config, dataset)
         self.transitions = tuple(column.int() for column in dataset.transitions())
         items, successors, counts = self.transitions
-        order = self.places[successors].argsort()  # from the least popular on
-        order = order[counts[order].argsort(stable=True)]
-        order = order[items[order].argsort(stable=True)]
+        order = self._best_last(items, successors, counts)
         numbers = torch.bincount(items, minlength=self.n_items)
         self.register_buffer("numbers", numbers, persistent=False)  # [V] how many successors an item has
         self.register_buffer("starts", numbers.cumsum(0) - numbers, persistent=False)  # [V] the first of them
@@ -71,3 +80,47 @@ class Successors(Popularity):
         scores = super().full_sort_predict(interaction)
         scores[rows, self.successors[cells].long()] = self.over[cells]
         return scores
+
+
+class CoOccurrence(Popularity):
+    """Items by how often they stand in training sessions with those of the history; the rest, and equal ones, by popularity.
+
+    An item scores the sum, over the items of the history, of their rows in the graph that DIMO and DiffSBR multiply with
+    (:func:`recbole_diffusion.layers.graph.item_graph`), where the companions of an item share 1 by their counts.
+    """
+
+    other_parameter_name = ["item_counts", "training_sessions"]
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.training_sessions = dataset.sessions()
+        items, lengths, _ = (column.numpy() for column in self.training_sessions)
+        graph = item_graph(edge_counts(items, lengths, self.n_items, "cooccurrence"))
+        numbers = torch.as_tensor(graph.indptr).long().diff()
+        self.register_buffer("numbers", numbers, persistent=False)  # [V] how many companions an item has
+        self.register_buffer("starts", numbers.cumsum(0) - numbers, persistent=False)  # [V] the first of them
+        self.register_buffer("companions", torch.as_tensor(graph.indices).long(), persistent=False)
+        self.register_buffer("shares", (torch.as_tensor(graph.data).double() * WHOLE).round().long(), persistent=False)
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items per history: [B, V]; every companion is above all that are none."""
+        scores = super().full_sort_predict(interaction)
+        item_seq = interaction[self.ITEM_SEQ]
+        sizes = self.numbers[item_seq].sum(1)  # padding has no companions
+        pieces = (in_pieces(tensor, sizes, MEETINGS_AT_A_TIME) for tensor in (item_seq, scores))
+        for rows, above in zip(*pieces):
+            row, item, place = self._companions_of(rows)
+            above[row, item] = self.n_items + place.float()
+        return scores
+
+    def _companions_of(self, item_seq):
+        """Rows, companions of their items, and places of these, 0 for the worst of a row: [B, L] -> [n] each."""
+        row, column = item_seq.nonzero().unbind(1)
+        items = item_seq[row, column]
+        pair, place = numbered_in_groups(self.numbers[items])
+        cell = self.starts[items[pair]] + place
+        met, number = (row[pair] * self.n_items + self.companions[cell]).unique(return_inverse=True)
+        share = torch.zeros_like(met).index_add_(0, number, self.shares[cell])
+        row, item = met // self.n_items, met % self.n_items
+        order = self._best_last(row, item, share)
+        return row[order], item[order], numbered_in_groups(row.bincount())[1]

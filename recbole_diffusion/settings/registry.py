@@ -31,6 +31,7 @@ MODELS = {
     "MMSBR": "recbole_diffusion.model.mmsbr",
     "MSGAT": "recbole_diffusion.model.msgat",
     "SKNN": "recbole_diffusion.model.sknn",
+    "CoOccurrence": "recbole_diffusion.model.counters",
     "Successors": "recbole_diffusion.model.counters",
     "Popularity": "recbole_diffusion.model.counters",
 }

@@ -1,4 +1,4 @@
-"""What is special about Popularity and Successors in tests."""
+"""What is special about Popularity, Successors and CoOccurrence in tests."""
 
 import pytest
 
@@ -22,6 +22,15 @@ class Popularity(ModelContract):
 class Successors(ModelContract):
     model = "Successors"
     learning_settings = {}
+    trains = False
+    without_gradient = ("nothing",)
+    settings_without_chance = {}
+
+
+class CoOccurrence(ModelContract):
+    model = "CoOccurrence"
+    learning_settings = {"mask_history": True}
+    knows_order = False
     trains = False
     without_gradient = ("nothing",)
     settings_without_chance = {}

@@ -34,7 +34,7 @@ def built(model, folder, **more):
 
 def test_every_model_that_learns_can_learn_repetition():
     own_way = {"MSGIFSR"}  # predicts by itself whether an item comes again
-    assert set(MODELS) - set(LEARNING) == {"SKNN", "Successors", "Popularity"} | own_way
+    assert set(MODELS) - set(LEARNING) == {"SKNN", "CoOccurrence", "Successors", "Popularity"} | own_way
 
 
 @pytest.mark.parametrize("model", LEARNING)
