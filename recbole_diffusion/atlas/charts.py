@@ -62,7 +62,7 @@ def draw_panel(axes, dataset, entries, labels, evidence):
         axes.axvline(floor[0]["test_result_unmasked"][name], linestyle="--", color="gray", linewidth=1.2)
     axes.plot([], [], "--", color="gray", label=f"counter ({' or '.join(COUNTERS)})")
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.03 * axes.get_xlim()[1])  # room for the last mark
     axes.set(title=dataset, xlabel=metric_title(name))
     return numbers
 
