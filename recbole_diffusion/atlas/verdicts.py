@@ -20,8 +20,8 @@ VERDICTS = {
     LEAKS: "a run of ours that sees test labels is nearer to the published figures than the honest one",
     VALIDATION: "the released program prints validation figures, and ours are nearer to the published ones than our test figures",
     OTHER: "the published figures are of other data, or of a masked history to which ours, masked, are nearer",
-    ABOVE: "ours is better than published",
-    BELOW: "ours is worse than published",
+    ABOVE: "ours is better than published, by the figure that is farther away",
+    BELOW: "ours is worse than published, likewise",
 }
 DEVIATIONS = 2
 KNOWN = ("validation", "masked", "data")  # what may be known of a published row, see Claim
@@ -70,7 +70,7 @@ def verdict(published, ours, impossible=(), claim=None, spread=0.0):
 
     Returns:
         str: a key of ``VERDICTS``. Figures that decide must agree where they are close: a row is reproduced when all of
-        them are; whether it is above or below is told by the last one, which ranks.
+        them are; whether it is above or below is told by the one that is farther away.
     """
     names = [name for name in published if ours.test.get(name)]
     if impossible:
@@ -91,8 +91,8 @@ def verdict(published, ours, impossible=(), claim=None, spread=0.0):
         return VALIDATION
     if kind == "masked" and is_nearer(published, ours.masked, names, honest):
         return OTHER
-    last = names[-1]
-    return ABOVE if statistics.fmean(ours.test[last]) > published[last] else BELOW
+    farthest = max(names, key=lambda name: distance(published, ours.test, [name]))
+    return ABOVE if statistics.fmean(ours.test[farthest]) > published[farthest] else BELOW
 
 
 def is_reproduced(published, values, spread):

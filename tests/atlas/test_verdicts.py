@@ -52,6 +52,11 @@ def test_both_figures_must_be_near():
     assert verdict({"hit@10": 0.05, "ndcg@10": 0.0355}, Figures(SEEDS)) == "above"
 
 
+def test_a_figure_that_is_nearly_met_does_not_hide_one_that_is_missed():
+    assert verdict({"hit@10": 0.079, "ndcg@10": 0.035}, Figures(SEEDS)) == "below"  # -10 % and +3 %
+    assert verdict({"hit@10": 0.074, "ndcg@10": 0.030}, Figures(SEEDS)) == "above"  # -4 % and +20 %
+
+
 def test_one_seed_has_the_usual_deviation():
     one = Figures({"hit@10": [0.0790], "ndcg@10": [0.0396]})
     assert verdict(PUBLISHED, one, spread=0.01) == "reproduced"
