@@ -144,9 +144,3 @@ def _cells(starts: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, t
     place = torch.arange(len(numbers), device=numbers.device).repeat_interleave(size)
     inner = torch.arange(len(place), device=numbers.device) - (size.cumsum(0) - size)[place]
     return place, first[place] + inner
-
-
-def in_pieces(rows: torch.Tensor, sizes: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
-    """Rows [B, ...] in pieces, views of them, whose sizes [B] add up to little more than ``most`` each."""
-    number = (sizes.cumsum(0) - sizes) // most
-    return rows.split(number.unique_consecutive(return_counts=True)[1].tolist())

@@ -4,17 +4,16 @@ Nothing is trained. A score is a place: the best item has the highest, no two it
 no tie is left to the ranking.
 """
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.data.dataset import numbered_in_groups
-from recbole_diffusion.layers.graph import edge_counts, item_graph
-from recbole_diffusion.layers.overlap import in_pieces
+from recbole_diffusion.layers.graph import SparseMatrix, edge_counts, item_graph
 
-WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are equal in whatever order a device adds
-MEETINGS_AT_A_TIME = 2**22  # of an item of a history and a companion, about 100 bytes each while they are sorted
+WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are exact in whatever order a device adds
 
 
 class Popularity(SequentialRecommender):
@@ -95,32 +94,24 @@ class CoOccurrence(Popularity):
         super().__init__(config, dataset)
         self.training_sessions = dataset.sessions()
         items, lengths, _ = (column.numpy() for column in self.training_sessions)
-        graph = item_graph(edge_counts(items, lengths, self.n_items, "cooccurrence"))
-        numbers = torch.as_tensor(graph.indptr).long().diff()
-        self.register_buffer("numbers", numbers, persistent=False)  # [V] how many companions an item has
-        self.register_buffer("starts", numbers.cumsum(0) - numbers, persistent=False)  # [V] the first of them
-        self.register_buffer("companions", torch.as_tensor(graph.indices).long(), persistent=False)
-        self.register_buffer("shares", (torch.as_tensor(graph.data).double() * WHOLE).round().long(), persistent=False)
+        shares = item_graph(edge_counts(items, lengths, self.n_items, "cooccurrence")).astype(np.float64)
+        shares.data = np.rint(shares.data * WHOLE)
+        self.shares = SparseMatrix(shares)
 
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]; every companion is above all that are none."""
+        (row, item), share = self._companions_of(interaction[self.ITEM_SEQ])
+        order = self._best_last(row, item, share)
         scores = super().full_sort_predict(interaction)
-        item_seq = interaction[self.ITEM_SEQ]
-        sizes = self.numbers[item_seq].sum(1)  # padding has no companions
-        pieces = (in_pieces(tensor, sizes, MEETINGS_AT_A_TIME) for tensor in (item_seq, scores))
-        for rows, above in zip(*pieces):
-            row, item, place = self._companions_of(rows)
-            above[row, item] = self.n_items + place.float()
+        scores[row[order], item[order]] = self.n_items + numbered_in_groups(row.bincount())[1].float()
         return scores
 
     def _companions_of(self, item_seq):
-        """Rows, companions of their items, and places of these, 0 for the worst of a row: [B, L] -> [n] each."""
+        """Rows and companions of their items [2, n], row by row, and their shares [n]: of [B, L]."""
         row, column = item_seq.nonzero().unbind(1)
-        items = item_seq[row, column]
-        pair, place = numbered_in_groups(self.numbers[items])
-        cell = self.starts[items[pair]] + place
-        met, number = (row[pair] * self.n_items + self.companions[cell]).unique(return_inverse=True)
-        share = torch.zeros_like(met).index_add_(0, number, self.shares[cell])
-        row, item = met // self.n_items, met % self.n_items
-        order = self._best_last(row, item, share)
-        return row[order], item[order], numbered_in_groups(row.bincount())[1]
+        held = torch.stack([row, item_seq[row, column]])
+        times = self.shares.values.new_ones(len(row))
+        histories = torch.sparse_coo_tensor(held, times, (len(item_seq), self.n_items), check_invariants=False)
+        # of lists of coordinates: products of sparse rows are not in every build of PyTorch
+        found = torch.sparse.mm(histories, self.shares.csr().to_sparse_coo()).coalesce()
+        return found.indices(), found.values()

@@ -14,7 +14,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_diffusion.layers.overlap import SessionSets, in_pieces
+from recbole_diffusion.layers.overlap import SessionSets
 
 MEETINGS_AT_A_TIME = 2**22  # of an item of a history and a training session, about 100 bytes each while they are sorted
 
@@ -50,7 +50,8 @@ class SKNN(SequentialRecommender):
     def _few_at_a_time(self, item_seq):
         """Histories [B, L] in pieces whose items stand in so many training sessions that lists of these stay small."""
         held = self.sets.times_held(item_seq).masked_fill(item_seq == 0, 0).sum(1)
-        return in_pieces(item_seq, held, MEETINGS_AT_A_TIME)
+        number = (held.cumsum(0) - held) // MEETINGS_AT_A_TIME
+        return item_seq.split(number.unique_consecutive(return_counts=True)[1].tolist())
 
     def _scores(self, item_seq):
         queries = SessionSets.of_rows(item_seq, self.n_items)
