@@ -5,15 +5,16 @@ no tie is left to the ranking.
 """
 
 import numpy as np
+import scipy.sparse
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.data.dataset import numbered_in_groups
-from recbole_diffusion.layers.graph import SparseMatrix, edge_counts, item_graph
+from recbole_diffusion.layers.graph import edge_counts, item_graph
 
-WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are exact in whatever order a device adds
+WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are exact in whatever order they are made
 
 
 class Popularity(SequentialRecommender):
@@ -94,9 +95,8 @@ class CoOccurrence(Popularity):
         super().__init__(config, dataset)
         self.training_sessions = dataset.sessions()
         items, lengths, _ = (column.numpy() for column in self.training_sessions)
-        shares = item_graph(edge_counts(items, lengths, self.n_items, "cooccurrence")).astype(np.float64)
-        shares.data = np.rint(shares.data * WHOLE)
-        self.shares = SparseMatrix(shares)
+        self.shares = item_graph(edge_counts(items, lengths, self.n_items, "cooccurrence"))  # stays on the CPU
+        self.shares.data = np.rint(self.shares.data.astype(np.float64) * WHOLE).astype(np.int64)
 
     def full_sort_predict(self, interaction):
         """Scores of all items per history: [B, V]; every companion is above all that are none."""
@@ -108,10 +108,9 @@ class CoOccurrence(Popularity):
 
     def _companions_of(self, item_seq):
         """Rows and companions of their items [2, n], row by row, and their shares [n]: of [B, L]."""
-        row, column = item_seq.nonzero().unbind(1)
-        held = torch.stack([row, item_seq[row, column]])
-        times = self.shares.values.new_ones(len(row))
-        histories = torch.sparse_coo_tensor(held, times, (len(item_seq), self.n_items), check_invariants=False)
-        # of lists of coordinates: products of sparse rows are not in every build of PyTorch
-        found = torch.sparse.mm(histories, self.shares.csr().to_sparse_coo()).coalesce()
-        return found.indices(), found.values()
+        row, column = item_seq.cpu().nonzero().unbind(1)
+        items, times = item_seq.cpu()[row, column], np.ones(len(row), dtype=np.int64)
+        histories = scipy.sparse.csr_matrix((times, (row.numpy(), items.numpy())), (len(item_seq), self.n_items))
+        found = (histories @ self.shares).tocoo()
+        pairs = torch.as_tensor(np.stack([found.row, found.col]), dtype=torch.long)
+        return pairs.to(item_seq.device), torch.as_tensor(found.data).to(item_seq.device)
