@@ -5,14 +5,13 @@ no tie is left to the ranking.
 """
 
 import numpy as np
-import scipy.sparse
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.data.dataset import numbered_in_groups
-from recbole_diffusion.layers.graph import edge_counts, item_graph
+from recbole_diffusion.layers.graph import edge_counts, item_graph, session_item_matrix
 
 WHOLE = 2**40  # shares are whole numbers of this part of one, so that sums are exact in whatever order they are made
 
@@ -108,9 +107,8 @@ class CoOccurrence(Popularity):
 
     def _companions_of(self, item_seq):
         """Rows and companions of their items [2, n], row by row, and their shares [n]: of [B, L]."""
-        row, column = item_seq.cpu().nonzero().unbind(1)
-        items, times = item_seq.cpu()[row, column], np.ones(len(row), dtype=np.int64)
-        histories = scipy.sparse.csr_matrix((times, (row.numpy(), items.numpy())), (len(item_seq), self.n_items))
+        rows = item_seq.cpu().numpy()
+        histories = session_item_matrix(rows[rows > 0], (rows > 0).sum(1), self.n_items).astype(np.int64)
         found = (histories @ self.shares).tocoo()
         pairs = torch.as_tensor(np.stack([found.row, found.col]), dtype=torch.long)
         return pairs.to(item_seq.device), torch.as_tensor(found.data).to(item_seq.device)
