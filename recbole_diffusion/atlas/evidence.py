@@ -52,11 +52,13 @@ class Evidence:
         runs (dict[tuple[str, str], list[dict]]): (data set, label) -> runs, for the published rows that have any and for what the
             plan names as twins and beyond the tables.
         spread (float): usual relative deviation between seeds.
+        repeated (list[list[dict]]): runs that differ in their seeds alone, of every setting with several.
     """
 
     entries: list
     runs: dict = field(default_factory=dict)
     spread: float = 0.0
+    repeated: list = field(default_factory=list)
 
 
 # Kept runs
@@ -224,7 +226,8 @@ def gather(plan, tables=None):
     for (dataset, label), settings in sorted(groups.items()):
         if label in {*plan.twins, *plan.twins.values(), *plan.beyond} and (dataset, label) not in runs:
             runs[dataset, label] = best_setting(honest(settings))
-    return Evidence(entries, {key: found for key, found in sorted(runs.items()) if found}, spread)
+    repeated = [runs for _, settings in sorted(groups.items()) for runs in settings if len(runs) > 1]
+    return Evidence(entries, {key: found for key, found in sorted(runs.items()) if found}, spread, repeated)
 
 
 def rows_of(preset, dataset):

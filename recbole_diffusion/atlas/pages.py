@@ -2,11 +2,13 @@
 
 import csv
 import io
+import statistics
 
 from recbole_diffusion.atlas.evidence import entries_by, is_cut
 from recbole_diffusion.atlas.summary import (
     WATTS_PER_THREAD,
     below_counter,
+    compare_seeds,
     compare_twins,
     cost_of,
     count_words,
@@ -68,7 +70,7 @@ def format_summary(evidence, plan):
     columns.update({word: [words[word] for words in papers.values()] for word in VERDICTS})
     table = markdown_table({title: [str(value) for value in values] for title, values in columns.items()})
     return "\n\n".join(["## In short", "Published rows, one per data set, by verdict:", table, format_twins(evidence, plan),
-                        format_masking(evidence), format_counters(evidence)])  # fmt: skip
+                        format_seeds(evidence), format_masking(evidence), format_counters(evidence)])  # fmt: skip
 
 
 def format_twins(evidence, plan):
@@ -76,13 +78,13 @@ def format_twins(evidence, plan):
     pairs = compare_twins(evidence, plan)
     if not pairs:
         return ""
-    better = [pair for pair in pairs if pair.mean > pair.other]
+    better = [pair for pair in pairs if pair.difference > 0]
     sure = [pair for pair in pairs if pair.test and pair.test.p_holm < ALPHA]
-    won = [pair for pair in sure if pair.mean > pair.other]
     text = (
         f"A model beside its twin, which is the same without its diffusion, noise or adversaries: ahead in {len(better)} of "
         f"{len(pairs)} comparisons; of {len(sure)} that are more than chance given these trainings (p < {ALPHA}, paired, Holm's correction over all), "
-        f"{len(won)} for the model and {len(sure) - len(won)} for its twin."
+        f"{for_whom(sure)}; of {sum(pair.is_beyond_seeds for pair in sure)} that are more than two standard errors of the seeds as well, "
+        f"{for_whom([pair for pair in sure if pair.is_beyond_seeds])}. One seed is taken to have the usual deviation."
     )
     table = markdown_table({
         "data set": [pair.dataset for pair in pairs],
@@ -91,10 +93,43 @@ def format_twins(evidence, plan):
         "metric": [metric_title(pair.metric) for pair in pairs],
         "model's": [f"{pair.mean:.4f}" for pair in pairs],
         "twin's": [f"{pair.other:.4f}" for pair in pairs],
-        "difference": [f"{pair.mean - pair.other:+.4f}" for pair in pairs],
+        "difference": [f"{pair.difference:+.4f}" for pair in pairs],
+        "standard error of the seeds": [f"{pair.error:.4f}" for pair in pairs],
         "p": [f"{format_p(pair.test)} (over {pair.over})" if pair.test else NOTHING for pair in pairs],
     })  # fmt: skip
     return f"### Does the idea help?\n\n{text}\n\n{table}"
+
+
+def for_whom(pairs):
+    """How many comparisons each side has won."""
+    won = sum(pair.difference > 0 for pair in pairs)
+    return f"{won} for the model and {len(pairs) - won} for its twin"
+
+
+def format_seeds(evidence):
+    """What the test over users makes of trainings that differ in their seeds alone."""
+    metrics = entries_by(compare_seeds(evidence), "metric")
+    if not metrics:
+        return ""
+    apart = {name: [2 * abs(pair.difference) / (pair.mean + pair.other) for pair in pairs] for name, pairs in metrics.items()}
+    table = markdown_table({
+        "metric": [metric_title(name) for name in metrics],
+        "pairs of trainings": [str(len(pairs)) for pairs in metrics.values()],
+        **{f"p < {level}": [f"{share_below(level, pairs):.0%}" for pairs in metrics.values()] for level in (ALPHA, 0.001)},
+        "median difference": [f"{statistics.median(found):.1%}" for found in apart.values()],
+        "one in ten differs by": [f"{statistics.quantiles(found, n=10, method='inclusive')[-1]:.1%}" if len(found) > 1 else NOTHING
+                                  for found in apart.values()],
+    })  # fmt: skip
+    text = (
+        "Two trainings of one setting that differ in the seed alone, by the same test over users, without correction. A test that knew of seeds "
+        "would find 5% of them different; what it finds beyond that is chance of training, which a test over users takes for a difference."
+    )
+    return f"### What a seed alone does\n\n{text}\n\n{table}"
+
+
+def share_below(level, pairs):
+    """Share of comparisons with a smaller p-value."""
+    return sum(pair.test.p < level for pair in pairs) / len(pairs)
 
 
 def format_masking(evidence):

@@ -1,10 +1,12 @@
 """What a reader can quote of the atlas, computed from its evidence."""
 
+import math
 import statistics
 from dataclasses import dataclass
+from itertools import combinations
 
 from recbole_diffusion.atlas.evidence import paper_of
-from recbole_diffusion.atlas.verdicts import NOT_RUN, VERDICTS
+from recbole_diffusion.atlas.verdicts import NOT_RUN, VERDICTS, mean_and_deviation
 from recbole_diffusion.reports.significance import (
     MIN_SEEDS,
     correct,
@@ -19,13 +21,14 @@ USUAL = ("hit@10", "ndcg@10")
 
 @dataclass
 class Pair:
-    """A model beside itself without its idea, on one data set.
+    """A model beside itself without its idea, or with another seed, on one data set.
 
     Attributes:
         dataset, model, twin (str): data set and labels of the runs.
         seeds (tuple[int, int]): how many runs each has.
         metric (str): what is compared.
         mean, other (float): of the model and of the twin, test part, history not masked.
+        error (float): standard error of their difference from seeds; a label of one seed is taken to have the usual deviation.
         test (PairedTest | None): over users where both have ranks of the same users, else over seeds from three on;
             corrected by Holm over all pairs.
         over (str): ``users``, ``seeds`` or nothing.
@@ -38,8 +41,19 @@ class Pair:
     metric: str
     mean: float
     other: float
+    error: float
     test: object = None
     over: str = ""
+
+    @property
+    def difference(self):
+        """Of the means."""
+        return self.mean - self.other
+
+    @property
+    def is_beyond_seeds(self):
+        """Whether the difference is more than two standard errors from seeds."""
+        return abs(self.difference) > 2 * self.error
 
 
 def count_words(entries):
@@ -69,21 +83,43 @@ def compare_twins(evidence, plan):
         for dataset in dict.fromkeys(dataset for dataset, _ in evidence.runs):
             runs, others = evidence.runs.get((dataset, model)), evidence.runs.get((dataset, twin))
             if runs and others:
-                found = (compare_pair(dataset, (model, runs), (twin, others), metrics) for metrics in TWIN_METRICS)
-                pairs += [pair for pair in found if pair]
+                pairs += compare_pair(dataset, (model, runs), (twin, others), evidence.spread)
     correct([pair.test for pair in pairs])
     return pairs
 
 
-def compare_pair(dataset, model, twin, metrics):
+def compare_seeds(evidence):
+    """Trainings of one setting that differ in the seed alone, by the test over users that twins are compared by.
+
+    That test knows of users only, so what it finds here is what it makes of chance in training.
+
+    Args:
+        evidence (Evidence): what :func:`recbole_diffusion.atlas.evidence.gather` found.
+
+    Returns:
+        list[Pair]: every two runs of a setting that both have ranks, with p-values that are not corrected.
+    """
+    pairs = [pair for runs in evidence.repeated for one, other in combinations(runs, 2)
+             for pair in compare_pair(one["dataset"], (one["row"], [one]), (other["row"], [other]), evidence.spread)]  # fmt: skip
+    return [pair for pair in pairs if pair.over == "users"]
+
+
+def compare_pair(dataset, model, twin, spread):
+    """A :class:`Pair` for a hit rate and one for a metric that ranks, the first of ``TWIN_METRICS`` that all runs have."""
+    found = (compare_by(metrics, dataset, model, twin, spread) for metrics in TWIN_METRICS)
+    return [pair for pair in found if pair]
+
+
+def compare_by(metrics, dataset, model, twin, spread):
     """One :class:`Pair`, or None where no metric is one of all runs."""
     (label, runs), (other, others) = model, twin
     results = [[run["test_result_unmasked"] for run in group] for group in (runs, others)]
     metric = next((name for name in metrics if all(name in result for group in results for result in group)), None)
     if metric is None:
         return None
-    mean, base = (statistics.fmean(result[metric] for result in group) for group in results)
-    pair = Pair(dataset, label, other, (len(runs), len(others)), metric, mean, base)
+    (mean, deviation), (base, base_deviation) = (mean_and_deviation([result[metric] for result in group], spread) for group in results)
+    error = math.hypot(deviation / len(runs) ** 0.5, base_deviation / len(others) ** 0.5)
+    pair = Pair(dataset, label, other, (len(runs), len(others)), metric, mean, base, error)
     ranks = [load_ranks(with_ranks(group), "unmasked") if all("settings" in run for run in group) else None for group in (runs, others)]
     pair.test = paired_over_users(*ranks, metric)
     if pair.test:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from recbole_diffusion.atlas.evidence import best_setting, by_setting, gather, is_cut, read_runs
-from recbole_diffusion.atlas.pages import format_lacking
+from recbole_diffusion.atlas.pages import format_lacking, format_seeds
 from recbole_diffusion.atlas.plan import read_plan
 from recbole_diffusion.atlas.summary import (
     below_counter,
+    compare_seeds,
     compare_twins,
     cost_of,
     count_words,
@@ -220,6 +221,32 @@ def test_twins_without_a_common_metric_are_not_compared(keep):
     assert [pair.metric for pair in compare_twins(gather(plan), plan)] == ["ndcg@10"]
 
 
+def test_the_error_of_a_difference_is_that_of_the_seeds_of_both(keep):
+    runs = [run_of("VSAN", 2020 + i, hit=0.08 + 0.01 * i, ndcg=0.04 + 0.001 * i) for i in range(3)]
+    plan = read_plan(keep(*runs, run_of("VSAN, twin", hit=0.08, ndcg=0.02), twins={"VSAN": "VSAN, twin"}))
+    evidence = gather(plan)
+    by_hits, by_rank = compare_twins(evidence, plan)
+    assert evidence.spread == pytest.approx(0.001 / 0.041)
+    assert by_hits.error == pytest.approx(np.hypot(0.01 / 3**0.5, evidence.spread * 0.08)) and not by_hits.is_beyond_seeds and by_rank.is_beyond_seeds
+
+
+def test_what_the_test_over_users_makes_of_seeds(keep):
+    """Of three seeds one is another model: two of three pairs differ, and the page says so."""
+    rng = np.random.default_rng(0)
+    good, bad = rng.integers(1, 6, 400).astype(np.int16), rng.integers(5, 30, 400).astype(np.int16)
+    runs = [run_of("MFGAN", 2020), run_of("MFGAN", 2021), run_of("MFGAN", 2022, hit=0.06), run_of("VSAN")]
+    evidence = gather(read_plan(keep(*runs, ranks=[good, good, bad, bad])))
+    pairs = [pair for pair in compare_seeds(evidence) if pair.metric == "hit@10"]
+    assert [(pair.model, pair.twin, pair.test.p < 1e-10, pair.difference) for pair in pairs] == [
+        ("MFGAN", "MFGAN", False, 0), ("MFGAN", "MFGAN", True, pytest.approx(0.02)), ("MFGAN", "MFGAN", True, pytest.approx(0.02)),
+    ]  # fmt: skip
+    assert "| HR@10 | 3 | 67% | 67% | 28.6% | 28.6% |" in format_seeds(evidence)
+
+
+def test_without_seeds_nothing_is_said_of_them(keep):
+    assert format_seeds(gather(read_plan(keep(run_of("MFGAN"))))) == ""
+
+
 # The command
 
 
@@ -239,7 +266,7 @@ def test_the_command_writes_page_figures_and_pictures(keep, tmp_path, capsys):
     page = (tmp_path / "out" / "atlas.md").read_text()
     assert "| beauty | SimDiffRec | 0.0932 | 0.0933 ± 0.0001 | 0.0427 | 0.0428 ± 0.0001 | 2 | reproduced |" in page
     assert "| beauty | [DuoRec](duorec.md) | 0.0799 | 0.0800 (± 0.0003) |" in page and "all rows: the code masks" in page
-    assert "0.0400 (± 0.0001) †" in page and "| beauty | VSAN | 1 / 1 | NDCG@10 | 0.0400 | 0.0400 | +0.0000 | – |" in page
+    assert "0.0400 (± 0.0001) †" in page and "| beauty | VSAN | 1 / 1 | NDCG@10 | 0.0400 | 0.0400 | +0.0000 | 0.0002 | – |" in page
     lines = list(csv.DictReader(open(tmp_path / "out" / "atlas.csv")))
     line = next(line for line in lines if (line["table"], line["row"], line["dataset"], line["metric"])
                 == ("simdiffrec.table2", "SimDiffRec", "beauty", "NDCG@10"))  # fmt: skip
