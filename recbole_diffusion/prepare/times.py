@@ -65,7 +65,7 @@ class TimeColumn:
             if int(pd.__version__.partition(".")[0]) >= 2:
                 how["format"] = "ISO8601"
             dates = pd.to_datetime(texts, **how)
-        return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(np.float64)
+        return (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
 
     def _reason(self, value):
         if value is None or value != value or str(value).strip() in ("", "NaT"):
