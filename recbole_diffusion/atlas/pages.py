@@ -84,7 +84,8 @@ def format_twins(evidence, plan):
         f"A model beside its twin, which is the same without its diffusion, noise or adversaries: ahead in {len(better)} of "
         f"{len(pairs)} comparisons; of {len(sure)} that are more than chance given these trainings (p < {ALPHA}, paired, Holm's correction over all), "
         f"{for_whom(sure)}; of {sum(pair.is_beyond_seeds for pair in sure)} that are more than two standard errors of the seeds as well, "
-        f"{for_whom([pair for pair in sure if pair.is_beyond_seeds])}. One seed is taken to have the usual deviation."
+        f"{for_whom([pair for pair in sure if pair.is_beyond_seeds])}. One seed is taken to have the deviation of the other side, "
+        "at least the usual one."
     )
     table = markdown_table({
         "data set": [pair.dataset for pair in pairs],

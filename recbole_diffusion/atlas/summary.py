@@ -28,7 +28,7 @@ class Pair:
         seeds (tuple[int, int]): how many runs each has.
         metric (str): what is compared.
         mean, other (float): of the model and of the twin, test part, history not masked.
-        error (float): standard error of their difference from seeds; a label of one seed is taken to have the usual deviation.
+        error (float): standard error of their difference from seeds, see :func:`means_and_error`.
         test (PairedTest | None): over users where both have ranks of the same users, else over seeds from three on;
             corrected by Holm over all pairs.
         over (str): ``users``, ``seeds`` or nothing.
@@ -117,8 +117,7 @@ def compare_by(metrics, dataset, model, twin, spread):
     metric = next((name for name in metrics if all(name in result for group in results for result in group)), None)
     if metric is None:
         return None
-    (mean, deviation), (base, base_deviation) = (mean_and_deviation([result[metric] for result in group], spread) for group in results)
-    error = math.hypot(deviation / len(runs) ** 0.5, base_deviation / len(others) ** 0.5)
+    mean, base, error = means_and_error(*([result[metric] for result in group] for group in results), spread)
     pair = Pair(dataset, label, other, (len(runs), len(others)), metric, mean, base, error)
     ranks = [load_ranks(with_ranks(group), "unmasked") if all("settings" in run for run in group) else None for group in (runs, others)]
     pair.test = paired_over_users(*ranks, metric)
@@ -129,6 +128,17 @@ def compare_by(metrics, dataset, model, twin, spread):
         pair.test = paired_over_seeds(*found)
         pair.over = "seeds" if pair.test else ""
     return pair
+
+
+def means_and_error(values, others, spread):
+    """Means of both, and the standard error of their difference from seeds.
+
+    One seed has no deviation of its own: it is taken to have that of the other side, relative to the mean, at least ``spread``.
+    """
+    groups = (values, others)
+    usual = max([spread, *(statistics.stdev(group) / statistics.fmean(group) for group in groups if len(group) > 1)])
+    (mean, deviation), (base, base_deviation) = (mean_and_deviation(group, usual) for group in groups)
+    return mean, base, math.hypot(deviation / len(values) ** 0.5, base_deviation / len(others) ** 0.5)
 
 
 def with_ranks(runs):
