@@ -112,7 +112,7 @@ def format_seeds(evidence):
     metrics = entries_by(compare_seeds(evidence), "metric")
     if not metrics:
         return ""
-    apart = {name: [2 * abs(pair.difference) / (pair.mean + pair.other) for pair in pairs] for name, pairs in metrics.items()}
+    apart = {name: [pair.relative for pair in pairs] for name, pairs in metrics.items()}
     table = markdown_table({
         "metric": [metric_title(name) for name in metrics],
         "pairs of trainings": [str(len(pairs)) for pairs in metrics.values()],

@@ -51,6 +51,11 @@ class Pair:
         return self.mean - self.other
 
     @property
+    def relative(self):
+        """Size of the difference as a share of the mean of both; 0 where both are 0."""
+        return 2 * abs(self.difference) / (self.mean + self.other) if self.difference else 0.0
+
+    @property
     def is_beyond_seeds(self):
         """Whether the difference is more than two standard errors from seeds."""
         return abs(self.difference) > 2 * self.error
@@ -136,7 +141,7 @@ def means_and_error(values, others, spread):
     One seed has no deviation of its own: it is taken to have that of the other side, relative to the mean, at least ``spread``.
     """
     groups = (values, others)
-    usual = max([spread, *(statistics.stdev(group) / statistics.fmean(group) for group in groups if len(group) > 1)])
+    usual = max([spread, *(statistics.stdev(group) / statistics.fmean(group) for group in groups if len(group) > 1 and any(group))])
     (mean, deviation), (base, base_deviation) = (mean_and_deviation(group, usual) for group in groups)
     return mean, base, math.hypot(deviation / len(values) ** 0.5, base_deviation / len(others) ** 0.5)
 

@@ -245,6 +245,15 @@ def test_what_the_test_over_users_makes_of_seeds(keep):
     assert "| HR@10 | 3 | 67% | 67% | 28.6% | 28.6% |" in format_seeds(evidence)
 
 
+def test_models_that_hit_nothing_differ_in_nothing(keep):
+    late = np.full(400, 30, dtype=np.int16)
+    nothing = [run_of(row, seed, hit=0, ndcg=0) for row in ("VSAN", "VSAN, twin") for seed in (2020, 2021)]
+    plan = read_plan(keep(*nothing, ranks=[late] * 4, twins={"VSAN": "VSAN, twin"}))
+    evidence = gather(plan)
+    assert [(pair.error, pair.relative, pair.is_beyond_seeds) for pair in compare_twins(evidence, plan)] == 2 * [(0, 0, False)]
+    assert "| HR@10 | 2 | 0% | 0% | 0.0% | 0.0% |" in format_seeds(evidence)
+
+
 def test_without_seeds_nothing_is_said_of_them(keep):
     assert format_seeds(gather(read_plan(keep(run_of("MFGAN"))))) == ""
 
