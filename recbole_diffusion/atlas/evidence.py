@@ -219,14 +219,14 @@ def gather(plan, tables=None):
     groups = by_setting(read_runs(plan.kept))
     presets = [read_preset(name) for name in tables or property_names("paper")]
     presets = [preset for preset in presets if preset.published]
-    spread = usual_spread(spread_groups(groups))
+    repeated = [runs for _, settings in sorted(groups.items()) for runs in settings if len(runs) > 1]
+    spread = usual_spread(map(ranking_values, repeated))
     entries = [entry_of(preset, dataset, row, plan, groups, spread)
                for preset in presets for dataset in preset.datasets for row in rows_of(preset, dataset)]  # fmt: skip
     runs = {(entry.dataset, entry.row): entry.runs for entry in entries if entry.runs}
     for (dataset, label), settings in sorted(groups.items()):
         if label in {*plan.twins, *plan.twins.values(), *plan.beyond} and (dataset, label) not in runs:
             runs[dataset, label] = best_setting(honest(settings))
-    repeated = [runs for _, settings in sorted(groups.items()) for runs in settings if len(runs) > 1]
     return Evidence(entries, {key: found for key, found in sorted(runs.items()) if found}, spread, repeated)
 
 
@@ -236,12 +236,10 @@ def rows_of(preset, dataset):
     return list(printed or dict.fromkeys(row for rows in preset.published.values() for row in rows))
 
 
-def spread_groups(groups):
-    """NDCG@10, or MRR@20 without it, of every setting with several seeds, test part."""
-    for settings in groups.values():
-        for runs in settings:
-            test = figures_of(runs).test
-            yield test.get("ndcg@10") or test.get("mrr@20") or []
+def ranking_values(runs):
+    """NDCG@10, or MRR@20 without it, of some runs, test part."""
+    test = figures_of(runs).test
+    return test.get("ndcg@10") or test.get("mrr@20") or []
 
 
 def honest(settings):

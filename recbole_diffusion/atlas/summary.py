@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from recbole_diffusion.atlas.evidence import paper_of
-from recbole_diffusion.atlas.verdicts import NOT_RUN, VERDICTS, mean_and_deviation
+from recbole_diffusion.atlas.verdicts import NOT_RUN, VERDICTS, mean_and_deviation, relative_deviations
 from recbole_diffusion.reports.significance import (
     MIN_SEEDS,
     correct,
@@ -111,11 +111,12 @@ def compare_seeds(evidence):
 
 def compare_pair(dataset, model, twin, spread):
     """A :class:`Pair` for a hit rate and one for a metric that ranks, the first of ``TWIN_METRICS`` that all runs have."""
-    found = (compare_by(metrics, dataset, model, twin, spread) for metrics in TWIN_METRICS)
+    ranks = [ranks_of(runs) for _, runs in (model, twin)]
+    found = (compare_by(metrics, dataset, model, twin, ranks, spread) for metrics in TWIN_METRICS)
     return [pair for pair in found if pair]
 
 
-def compare_by(metrics, dataset, model, twin, spread):
+def compare_by(metrics, dataset, model, twin, ranks, spread):
     """One :class:`Pair`, or None where no metric is one of all runs."""
     (label, runs), (other, others) = model, twin
     results = [[run["test_result_unmasked"] for run in group] for group in (runs, others)]
@@ -124,7 +125,6 @@ def compare_by(metrics, dataset, model, twin, spread):
         return None
     mean, base, error = means_and_error(*([result[metric] for result in group] for group in results), spread)
     pair = Pair(dataset, label, other, (len(runs), len(others)), metric, mean, base, error)
-    ranks = [load_ranks(with_ranks(group), "unmasked") if all("settings" in run for run in group) else None for group in (runs, others)]
     pair.test = paired_over_users(*ranks, metric)
     if pair.test:
         pair.over = "users"
@@ -140,15 +140,16 @@ def means_and_error(values, others, spread):
 
     One seed has no deviation of its own: it is taken to have that of the other side, relative to the mean, at least ``spread``.
     """
-    groups = (values, others)
-    usual = max([spread, *(statistics.stdev(group) / statistics.fmean(group) for group in groups if len(group) > 1 and any(group))])
-    (mean, deviation), (base, base_deviation) = (mean_and_deviation(group, usual) for group in groups)
+    usual = max([spread, *relative_deviations([values, others])])
+    (mean, deviation), (base, base_deviation) = (mean_and_deviation(group, usual) for group in (values, others))
     return mean, base, math.hypot(deviation / len(values) ** 0.5, base_deviation / len(others) ** 0.5)
 
 
-def with_ranks(runs):
-    """Runs that know where their ranks lie, beside them."""
-    return [{**run, "ranks_file": str(run["file"].with_suffix(".npz"))} for run in runs]
+def ranks_of(runs):
+    """Ranks of some runs, which lie beside them; None where one has none, such as that of a CSV page."""
+    if not all("settings" in run for run in runs):
+        return None
+    return load_ranks([{**run, "ranks_file": str(run["file"].with_suffix(".npz"))} for run in runs], "unmasked")
 
 
 def worth_of_masking(evidence):

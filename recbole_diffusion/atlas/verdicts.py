@@ -128,8 +128,13 @@ def usual_spread(groups):
     Returns:
         float: 0 when no such row has several seeds.
     """
-    found = [statistics.stdev(values) / statistics.fmean(values) for values in set(map(tuple, groups)) if len(set(values)) > 1]
+    found = relative_deviations(set(map(tuple, groups)))
     return statistics.median(found) if found else 0.0
+
+
+def relative_deviations(groups):
+    """Sample deviation over mean, of those groups of figures that differ."""
+    return [statistics.stdev(values) / statistics.fmean(values) for values in groups if len(set(values)) > 1]
 
 
 def deciding(metrics):
